@@ -1,0 +1,17 @@
+"""Shapes and types are checked at run time under test only: jaxtyping's annotations of the whole library are enforced by beartype."""
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("ATOMSNB_PROGRESS", "0")
+os.environ.setdefault("MPLBACKEND", "agg")
+sys.path.insert(0, str(Path(__file__).parent))
+
+import hypothesis
+from jaxtyping import install_import_hook
+
+hypothesis.settings.register_profile("gate", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.load_profile("gate")
+
+if os.environ.get("ATOMSNB_SHAPES", "0") == "1":
+    install_import_hook("atomsnb", "beartype.beartype")
