@@ -15,3 +15,17 @@ hypothesis.settings.load_profile("gate")
 
 if os.environ.get("ATOMSNB_SHAPES", "0") == "1":
     install_import_hook("atomsnb", "beartype.beartype")
+
+import pytest
+
+OFFLINE = str(Path(__file__).parent / "offline")
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path_factory, monkeypatch):
+    """Every test, with all Python processes and kernels that it starts, runs without a way out; an attempt fails the test."""
+    log = tmp_path_factory.mktemp("net") / "attempts.txt"
+    monkeypatch.setenv("ATOMSNB_NET_LOG", str(log))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in (OFFLINE, os.environ.get("PYTHONPATH", "")) if p))
+    yield log
+    assert not log.exists(), f"tried to leave the machine: {log.read_text()}"
