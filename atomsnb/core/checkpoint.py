@@ -178,7 +178,7 @@ def _read_tensors(path: Path, expected: Mapping[str, Any], allow_nan: Sequence[s
             buffer = torch.empty(size - 8 - count, dtype=torch.uint8)
         except RuntimeError as fault:
             raise CheckpointError(f"{path.name} needs {size / 1e9:,.1f} GB of memory, more than can be had") from fault
-        view, filled = memoryview(buffer.numpy()), 0
+        view, filled = buffer.numpy().data, 0
         digest = hashlib.sha256(start + head)
         while filled < len(view) and (got := file.readinto(view[filled : filled + (1 << 24)])):
             digest.update(view[filled : filled + got])
