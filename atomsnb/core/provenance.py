@@ -50,7 +50,7 @@ def _parsed(source: str) -> ast.Module | None:
         return None
 
 # %% ../../nbs/core/provenance.ipynb #7d2f0d4a
-_BYSTANDERS = frozenset(f"atomsnb.core.{name}" for name in ("ledger", "rule", "provenance", "plots", "bench", "run", "checks", "runtime"))
+_BYSTANDERS = frozenset(f"atomsnb.core.{name}" for name in ("ledger", "record", "rule", "provenance", "plots", "bench", "run", "checks", "runtime"))
 
 
 def _module_file(module: str, root: Path | None) -> Path | None:
