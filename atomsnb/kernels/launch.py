@@ -39,7 +39,7 @@ def jit(kernel: Callable) -> Any:
         Triton is not installed (extra `gpu`).
     """
     triton, tl = require("triton", "gpu"), require("triton.language", "gpu")
-    kernel.__globals__["tl"] = tl
+    kernel.__globals__.update(tl=tl, constexpr=tl.constexpr)
     return triton.jit(kernel)
 
 
