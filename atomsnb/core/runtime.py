@@ -50,7 +50,7 @@ def _plain(obj: Any) -> Any:
 
 
 def sha256_json(obj: Any) -> str:
-    """SHA-256 (64 hex digits) of an object's canonical JSON: sorted keys, no spaces, tuples as lists.
+    """SHA-256 (64 hex digits) of an object's canonical JSON: sorted keys, no spaces, tuples as lists, 1.0 as 1.
 
     Parameters
     ----------
@@ -62,7 +62,16 @@ def sha256_json(obj: Any) -> str:
     TypeError
         For anything else. ValueError for NaN and infinities.
     """
-    text = json.dumps(_plain(obj), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def whole(value: Any) -> Any:
+        """1.0 as 1 and -0.0 as 0, since they are equal."""
+        if isinstance(value, dict):
+            return {k: whole(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [whole(v) for v in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    text = json.dumps(whole(_plain(obj)), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 # %% ../../nbs/core/runtime.ipynb #e4256fce
