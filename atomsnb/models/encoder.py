@@ -234,6 +234,7 @@ def _encode(encoder: Encoder, texts: list[str], max_length: int, overflow: str) 
             cut += len(pieces) > 1 and overflow == "truncate"
             for piece in pieces[: 1 if overflow == "truncate" else None]: windows.append(piece); owner.append(document)
         return windows, owner, cut
+    if not getattr(encoder.tokenizer, "is_fast", True): raise TypeError(f"the tokenizer of {encoder.name} is a slow one: its fast form is needed, or a function from a text to token numbers")
     batch = encoder.tokenizer(texts, truncation=True, max_length=max_length, return_overflowing_tokens=True, return_attention_mask=False)
     mapping = [int(document) for document in batch["overflow_to_sample_mapping"]]
     first = [place == 0 or mapping[place - 1] != document for place, document in enumerate(mapping)]
@@ -305,7 +306,7 @@ def _forward(encoder: Encoder, windows: list[list[int]], layers: Sequence[int | 
     extra: dict[str, Any] = {"use_cache": False} if "use_cache" in inspect.signature(encoder.model.forward).parameters else {}
     rows: dict[int | str, Tensor] = {}
     sites = _sites(encoder, layers)
-    with torch.inference_mode(), progress_bar(total=ends[-1], desc=f"{encoder.name} hidden states", unit="token", disable=None if progress is None else not progress) as bar:
+    with torch.no_grad(), progress_bar(total=ends[-1], desc=f"{encoder.name} hidden states", unit="token", disable=None if progress is None else not progress) as bar:
         for batch in _batches(lengths, batch_tokens, encoder.padded):
             longest = lengths[batch[0]]
             ids = torch.tensor([windows[w] + [pad] * (longest - lengths[w]) for w in batch], device=device)
