@@ -34,9 +34,9 @@ _MARKS: dict[str, tuple[str, str]] = {
 _EDGE = "border-bottom:1px solid rgba(128,128,128,.4);padding:.4em .6em;text-align:left;vertical-align:top"
 
 
-def _small(text: str) -> str:
-    """A second, smaller line in a table cell."""
-    return f'<br><span style="font-size:.85em;opacity:.85">{html.escape(text)}</span>' if text else ""
+def _small(text: str, tag: str = "span") -> str:
+    """A further, smaller line in a table cell."""
+    return f'<br><{tag} style="font-size:.85em;opacity:.85">{html.escape(text)}</{tag}>' if text else ""
 
 
 @dataclass(frozen=True)
@@ -51,22 +51,21 @@ class _Row:
         """The verdict, or "" before the measurement."""
         return self.record.verdict if self.record else ""
 
-    def values(self, name: str) -> tuple[str, str]:
+    def values(self, name: str, with_unit: bool = True) -> tuple[str, str]:
         """Median with unit, and the spread, of `ours`, `peer` or `control`."""
         values = getattr(self.record, name) if self.record else None
         if values is None:
             return "–", ""
         around = spread(values)
         seeds = f"{len(values)}\u00a0seeds" if len(values) > 1 else "1\u00a0seed"
-        unit = f" {self.claim.unit}" if self.claim.unit else ""
+        unit = f" {self.claim.unit}" if self.claim.unit and with_unit else ""
         return show_number(statistics.median(values)) + unit, f"spread {show_number(around)}, {seeds}" if around is not None else seeds
 
     @property
-    def paper(self) -> tuple[str, str]:
-        """The paper's figure with its unit, and where it stands, marked unless read in the paper."""
+    def paper(self) -> tuple[str, str, str]:
+        """The paper's figure with its unit, where it stands, and a mark unless it was read in the paper."""
         unit = f" {self.claim.unit}" if self.claim.unit and self.claim.paper_value is not None else ""
-        mark = CERTAINTIES[self.claim.source_certainty]
-        return show_number(self.claim.paper_value) + unit, f"{self.claim.source}; {mark}" if mark else self.claim.source
+        return show_number(self.claim.paper_value) + unit, self.claim.source, CERTAINTIES[self.claim.source_certainty]
 
 # %% ../../nbs/core/ledger.ipynb #fc45411e
 class LedgerTable:
@@ -100,7 +99,7 @@ class LedgerTable:
         out.append("<thead><tr>" + "".join(f'<th scope="col" style="{_EDGE};font-weight:600">{h}</th>' for h in heads) + "</tr></thead><tbody>")
         for row in self.rows:
             cells = [f'<th scope="row" style="{_EDGE};font-weight:400">{html.escape(row.claim.statement)}{_small(row.claim.id)}</th>']
-            cells.append(f'<td style="{_EDGE}">{html.escape(row.paper[0])}{_small(row.paper[1])}</td>')
+            cells.append(f'<td style="{_EDGE}">{html.escape(row.paper[0])}{_small(row.paper[1])}{_small(row.paper[2], "em")}</td>')
             if row.record is not None and row.record.reason is not None:
                 cells.append(f'<td colspan="3" style="{_EDGE}">not measured{_small(row.record.reason)}</td>')
             else:
@@ -119,12 +118,12 @@ class LedgerTable:
         from rich.text import Text
 
         table = Table(title=f"{self.title}\n{self.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_lines=True, padding=0, pad_edge=False)
-        for head, width in (("Claim and rule", 26), ("Paper", 12), ("Ours", 13), ("Peer", 7), ("Control", 8), ("Verdict", 9)):
+        for head, width in (("Claim and rule", 25), ("Paper", 12), ("Ours", 13), ("Peer", 7), ("Control", 7), ("Verdict", 10)):
             table.add_column(head, width=width, overflow="fold")
         for row in self.rows:
             mark, colour = _MARKS[row.verdict]
             reason = row.record.reason if row.record else None
-            medians = [row.values(name) for name in ("ours", "peer", "control")]
+            medians = [row.values(name, name == "ours") for name in ("ours", "peer", "control")]
             ours = "\n".join(t for t in (medians[0][0], *medians[0][1].split(", ")) if t)
             claim = Text.assemble(row.claim.statement, "\n", (f"not measured: {reason}" if reason else row.claim.rule, "italic"))
             verdict = Text(f"{mark} {row.verdict or 'not yet'}", style=colour)
