@@ -18,7 +18,7 @@ from .launch import constexpr, jit
 tl: Any = None  # triton.language, filled in by `jit`
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #be2b4993
-def select_kernel(z, b_enc, theta, index, value, kept_count, on_count, latent_count, N, capacity, half, BLOCK: constexpr):
+def select_kernel(z, b_enc, theta, index, value, kept_count, on_count, latent_count, N, capacity, half, BLOCK: constexpr, FEW: constexpr):
     b = tl.program_id(0)
     kept = 0
     lit = 0
@@ -32,13 +32,25 @@ def select_kernel(z, b_enc, theta, index, value, kept_count, on_count, latent_co
         step = keep.to(tl.int32)
         found = tl.sum(step, 0)
         if found > 0:
-            place = kept + tl.cumsum(step, 0) - step
-            room = keep & (place < capacity)
-            tl.store(index + b * capacity + place, n, mask=room)
-            tl.store(value + b * capacity + place, score, mask=room)
-            tl.atomic_add(latent_count + n, 1, mask=on, sem="relaxed")
-            lit += tl.sum(on.to(tl.int32), 0)
-            kept += found
+            if found <= FEW:  # one after the other: cheaper than a prefix sum over a block that is almost empty
+                last = start - 1
+                for _ in range(found):
+                    last = tl.min(tl.where(keep & (n > last), n, N), 0)
+                    one = tl.load(z + b.to(tl.int64) * N + last).to(tl.float32) + tl.load(b_enc + last)
+                    lights = one > tl.load(theta + last)
+                    tl.store(index + b * capacity + kept, last, mask=kept < capacity)
+                    tl.store(value + b * capacity + kept, one, mask=kept < capacity)
+                    tl.atomic_add(latent_count + last, 1, mask=lights, sem="relaxed")
+                    lit += lights.to(tl.int32)
+                    kept += 1
+            else:
+                place = kept + tl.cumsum(step, 0) - step
+                room = keep & (place < capacity)
+                tl.store(index + b * capacity + place, n, mask=room)
+                tl.store(value + b * capacity + place, score, mask=room)
+                tl.atomic_add(latent_count + n, 1, mask=on, sem="relaxed")
+                lit += tl.sum(on.to(tl.int32), 0)
+                kept += found
     tl.store(kept_count + b, kept)
     tl.store(on_count + b, lit)
 
@@ -197,10 +209,16 @@ class Tiles(NamedTuple):
 
     scan: int = 512  # scores per step of select
     scan_warps: int = 1  # warps per program of select
-    width: int = 512  # coordinates per stripe
-    entries: int = 4  # entries per step of a gather
+    few: int = 8  # pairs in a block up to which select takes them one by one
+    decode: tuple[int, int, int] = (512, 2, 1)  # coordinates per stripe, entries per step, warps per program
+    score: tuple[int, int, int] = (512, 4, 1)
+    weights: tuple[int, int, int] = (256, 2, 1)
     hot: int = 512  # samples per program of the weight gradients
-    warps: int = 2  # warps per program of the gathers
+
+
+def _gather(tile: tuple[int, int, int]) -> dict[str, int]:
+    """Compile-time constants of a gathering kernel."""
+    return dict(WIDTH=tile[0], ENTRIES=tile[1], num_warps=tile[2])
 
 
 class Selection(NamedTuple):
@@ -222,7 +240,7 @@ def select(z: Tensor, b_enc: Tensor, theta: Tensor, bandwidth: float, capacity: 
     value = torch.empty(B, capacity, dtype=torch.float32, device=z.device)
     counts = torch.zeros(2 * B + N, dtype=torch.int32, device=z.device)
     kept, on, latent = counts[:B], counts[B : 2 * B], counts[2 * B :]
-    jit(select_kernel)[(B,)](z, b_enc, theta, index, value, kept, on, latent, N, capacity, bandwidth / 2, BLOCK=tiles.scan, num_warps=tiles.scan_warps)
+    jit(select_kernel)[(B,)](z, b_enc, theta, index, value, kept, on, latent, N, capacity, bandwidth / 2, BLOCK=tiles.scan, FEW=tiles.few, num_warps=tiles.scan_warps)
     n_on, n_kept, longest = torch.stack([on.sum(), kept.sum(), kept.max().long()]).tolist()
     return Selection(index, value, kept, latent, n_on, n_kept, longest)
 
@@ -230,23 +248,23 @@ def select(z: Tensor, b_enc: Tensor, theta: Tensor, bandwidth: float, capacity: 
 def decode(s: Selection, theta: Tensor, w_dec: Tensor, b_dec: Tensor, x: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
     """Residual x_hat - x, (B, H) in the dtype of `w_dec`, and the sum of its squares (a scalar)."""
     B, H = x.shape
-    stripes = -(-H // tiles.width)
+    stripes = -(-H // tiles.decode[0])
     r = torch.empty(B, H, dtype=w_dec.dtype, device=x.device)
     square = torch.empty(stripes * B, dtype=torch.float32, device=x.device)
-    jit(decode_kernel)[(B, stripes)](s.index, s.value, s.kept_count, theta, w_dec, b_dec, x, r, square, H, s.index.shape[1], ENTRIES=tiles.entries, WIDTH=tiles.width, num_warps=tiles.warps)
+    jit(decode_kernel)[(B, stripes)](s.index, s.value, s.kept_count, theta, w_dec, b_dec, x, r, square, H, s.index.shape[1], **_gather(tiles.decode))
     return r, square.sum()
 
 
 def sparse_gradients(s: Selection, theta: Tensor, w_dec: Tensor, x: Tensor, r: Tensor, outer: Tensor, l0_coef: Tensor, bandwidth: float, tiles: Tiles) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients (w_enc, b_enc, theta, w_dec) in float32 from the selection, the residual and the incoming gradient `outer` (a scalar)."""
     (B, H), N, device = x.shape, theta.shape[0], x.device
-    stripes, capacity = -(-H // tiles.width), s.index.shape[1]
+    stripes, capacity = -(-H // tiles.score[0]), s.index.shape[1]
     row_start = torch.zeros(B + 1, dtype=torch.int32, device=device)
     torch.cumsum(s.kept_count, 0, out=row_start[1:])
     latent_start = torch.zeros(N + 1, dtype=torch.int32, device=device)
     torch.cumsum(s.latent_count, 0, out=latent_start[1:])
     part = torch.empty(stripes, max(s.n_kept, 1), dtype=torch.float32, device=device)
-    jit(score_kernel)[(B, stripes)](s.index, row_start, w_dec, r, part, H, capacity, part.shape[1], ENTRIES=tiles.entries, WIDTH=tiles.width, num_warps=tiles.warps)
+    jit(score_kernel)[(B, stripes)](s.index, row_start, w_dec, r, part, H, capacity, part.shape[1], **_gather(tiles.score))
 
     sample = torch.empty(max(s.n_on, 1), dtype=torch.int32, device=device)
     activation, delta = torch.empty(2, max(s.n_on, 1), dtype=torch.float32, device=device)
@@ -257,7 +275,7 @@ def sparse_gradients(s: Selection, theta: Tensor, w_dec: Tensor, x: Tensor, r: T
 
     grad_enc, grad_dec = torch.empty(N, H, dtype=torch.float32, device=device), torch.empty(N, H, dtype=torch.float32, device=device)
     grad_b = torch.empty(N, dtype=torch.float32, device=device)
-    sizes: dict[str, Any] = dict(HOT=tiles.hot, ENTRIES=tiles.entries, WIDTH=tiles.width, num_warps=tiles.warps)
+    stripes, sizes = -(-H // tiles.weights[0]), dict(HOT=tiles.hot, **_gather(tiles.weights))
     jit(weights_kernel)[(N, stripes)](latent_start, sample, activation, delta, r, x, grad_enc, grad_dec, grad_b, outer, H, B, **sizes)
     runs = s.n_on // tiles.hot
     if runs:  # at most so many further runs of `hot` samples exist; programs beyond the last one find latent N and stop
@@ -269,7 +287,7 @@ def sparse_gradients(s: Selection, theta: Tensor, w_dec: Tensor, x: Tensor, r: T
     return grad_enc, grad_b, grad_theta, grad_dec
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #eb889f02
-DENSE_TILE = (8, 256, 32, 4)  # rows, columns, steps and warps of a program of the dense backward pass
+DENSE_TILE = (4, 512, 64, 4)  # rows, columns, steps and warps of a program of the dense backward pass
 
 
 def dense_forward(z: Tensor, b_enc: Tensor, theta: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
