@@ -237,6 +237,8 @@ def _as_tensor(x: Any, name: str) -> Tensor:
     if isinstance(x, Tensor):
         if x.layout != torch.strided:
             raise TypeError(f"{name} is a tensor with layout {x.layout}; accepted: a dense tensor (x.to_dense())")
+        if x.is_meta:
+            raise TypeError(f"{name} is on the meta device, which holds no numbers; accepted: a tensor on the CPU or a GPU")
         return x
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{name} is {_shown(x)}; accepted: a numpy array or torch tensor (wrap lists in torch.tensor)")
