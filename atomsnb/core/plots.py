@@ -343,9 +343,11 @@ def power_fit(x: Any, y: Any, level: float = 0.95) -> PowerFit:
     if min(place.min(), value.min()) <= 0: raise ValueError("x and y must be positive: their logarithms are fitted")
     if np.ptp(place) == 0: raise ValueError("x must hold at least two different values")
     level = check_number(level, "level", minimum=0, maximum=1, open_min=True, open_max=True)
-    line = stats.linregress(np.log(place), np.log(value))
-    half = float(stats.t.ppf((1 + level) / 2, len(place) - 2) * line.stderr)
-    return PowerFit(float(line.slope), (float(line.slope) - half, float(line.slope) + half))
+    run, rise = np.log(place) - np.log(place).mean(), np.log(value) - np.log(value).mean()
+    slope = float(run @ rise / (run @ run))
+    error = np.sqrt(((rise - slope * run) ** 2).sum() / (len(place) - 2) / (run @ run))
+    half = float(stats.t.ppf((1 + level) / 2, len(place) - 2) * error)
+    return PowerFit(slope, (slope - half, slope + half))
 
 
 def power_line(ax: "matplotlib.axes.Axes", x: Any, y: Any, *, label: str = "", colour: str | None = None, marker: str = "o", level: float = 0.95) -> PowerFit:
