@@ -137,7 +137,7 @@ def make_saelens(data, start, steps, warm, device):
     with torch.no_grad():
         sae.W_dec.copy_(start)
         sae.W_enc.copy_(start.T)
-    cfg = SAETrainerConfig(total_training_samples=steps * batch, train_batch_size_samples=batch, lr=LR, adam_beta1=0.0, adam_beta2=0.999, device=str(device), autocast=device.type == "cuda", logger=LoggingConfig(log_to_wandb=False))
+    cfg = SAETrainerConfig(total_training_samples=steps * batch, train_batch_size_samples=batch, lr=LR, lr_end=LR, adam_beta1=0.0, adam_beta2=0.999, device=str(device), autocast=device.type == "cuda", logger=LoggingConfig(log_to_wandb=False))
     trainer = SAETrainer(cfg=cfg, sae=sae, data_provider=iter([]))
     sae.to(device)
 
@@ -229,7 +229,12 @@ def run(N: int, H: int, batch: int, steps: int, pool: int, atoms: int, K: int, p
                 result["trained"][name] = f"not measured: not installable ({fault})"
                 print(name, result["trained"][name])
                 continue
-            body()
+            try:
+                body()
+            except Exception as fault:  # a peer that breaks must not cost the other figures
+                result["trained"][name] = f"not measured: {type(fault).__name__}: {str(fault)[:300]}"
+                print(name, result["trained"][name])
+                continue
             sync(device)
             t = time.perf_counter()
             for _ in range(steps - 1):
