@@ -35,7 +35,7 @@ setup(
         "Programming Language :: Python :: 3.12",
     ],
     packages=find_packages(include=["atomsnb", "atomsnb.*"]),
-    package_data={"atomsnb": ["*.toml", "**/*.json", "**/*.toml", "**/*.safetensors", "py.typed"]},
+    package_data={"atomsnb": ["*.toml", "**/*.json", "**/*.toml", "**/*.safetensors", "**/*.woff2", "**/OFL.txt", "py.typed"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

@@ -293,7 +293,7 @@ class _Driver(threading.Thread):
 def _failure(index: int, heading: str, cell: NotebookNode, kind: Any, name: str, message: str, traceback: Any) -> CellFailure:
     lines = [line for line in cell.source.splitlines() if not line.startswith("#|")]
     first = [line for line in lines if line.strip()][:6]
-    return CellFailure(index, heading, kind, name, message.strip(), tuple(first), tuple(line for line in traceback if line.strip())[-12:])
+    return CellFailure(index, heading, kind, name, message.strip(), tuple(first), tuple(line for line in traceback if line.strip("- ") and "Traceback (most recent" not in line)[-12:])
 
 # %% ../../nbs/core/execute.ipynb #e86fcfdd
 def kernel_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tex_to_mathml', 'number_labels', 'read_bibliography', 'Prose', 'Picture', 'pictures', 'render_output', 'render_cells',
-           'stylesheet', 'render_timing', 'render_failure', 'Page']
+           'math_font', 'stylesheet', 'render_timing', 'render_failure', 'Page']
 
 # %% ../../nbs/core/report.ipynb #9648b330
 import base64
@@ -15,9 +15,12 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from nbformat import NotebookNode
+
+import atomsnb
 
 from .execute import CellFailure, CellRecord, headings, plain
 
@@ -40,7 +43,9 @@ def _styled(letter: str, style: str) -> str:
     return letter
 
 
-_REWRITES = [(r"\\begin\{aligned\}|\\begin\{split\}|\\begin\{gathered\}", r"\\begin{align*}"), (r"\\end\{aligned\}|\\end\{split\}|\\end\{gathered\}", r"\\end{align*}"),
+_FENCES = {r"\|": "‖", r"\lVert": "‖", r"\rVert": "‖", r"\Vert": "‖", r"\lvert": "|", r"\rvert": "|", r"\vert": "|", r"\{": "{", r"\}": "}", r"\lbrace": "{", r"\rbrace": "}",
+           r"\langle": "⟨", r"\rangle": "⟩", r"\lfloor": "⌊", r"\rfloor": "⌋", r"\lceil": "⌈", r"\rceil": "⌉"}
+_REWRITES = [(r"\\arg\s*\\(min|max)\b", r"\\arg\1"), (r"\\arg(?![a-z])", r"\\mathrm{arg}"), (r"\\begin\{aligned\}|\\begin\{split\}|\\begin\{gathered\}", r"\\begin{align*}"), (r"\\end\{aligned\}|\\end\{split\}|\\end\{gathered\}", r"\\end{align*}"),
              (r"\\operatorname\*", r"\\operatorname"), (r"\\(?:bm|boldsymbol)\b", r"\\mathbf"), (r"\\middle\s*(\\?[|.])", r"\1"), (r"\\(?:lvert|rvert)\b", r"\\vert "),
              (r"\\tag\{[^}]*\}|\\label\{[^}]*\}|\\nonumber\b|\\notag\b", ""), (r"\\mathbb\s+(\w)", r"\\mathbb{\1}"), (r"\\mathbf\s+(\w)", r"\\mathbf{\1}")]
 
@@ -71,7 +76,8 @@ def tex_to_mathml(tex: str, display: bool = False) -> str:
         out = re.sub(r"&#x([0-9A-Fa-f]+);", lambda m: html.escape(chr(int(m[1], 16))), out)
     except Exception:
         out = ""
-    if not out or re.search(r"<m[io]>(\\|&amp;|&(?!#|\w))", out):
+    out = re.sub(r"(<mo\b[^>]*>)(\\[^<]+)(</mo>)", lambda m: m[1] + _FENCES.get(m[2], m[2]) + m[3], out)
+    if not out or re.search(r">(\\|&amp;<|&(?!#|\w))", out):
         return f'<code class="tex">{html.escape(source)}</code>'
 
     def restyle(match: "re.Match[str]") -> str:
@@ -362,7 +368,7 @@ _STYLE = """
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--text);font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-serif;overflow-wrap:break-word}
 main,header,footer{max-width:62rem;margin:0 auto;padding:0 1.25rem}
-header{padding-top:2.5rem;border-bottom:1px solid var(--line);padding-bottom:1.25rem}
+header{padding-top:2.5rem;padding-bottom:.2rem}
 h1{font-size:1.9rem;line-height:1.2;margin:.2rem 0 .5rem}h2{font-size:1.3rem;margin:2.2rem 0 .7rem}h3{font-size:1.15rem;margin:1.6rem 0 .5rem}h4,h5,h6{font-size:1rem;margin:1.3rem 0 .4rem}
 p{margin:.6rem 0}a{color:var(--link);text-underline-offset:.15em}
 .kicker,.meta,.took,figcaption,footer{color:var(--muted);font-size:.875rem}.kicker{letter-spacing:.04em;margin:0}
@@ -385,7 +391,8 @@ code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",m
 .took{position:absolute;right:.6rem;top:.35rem;background:var(--panel);padding-left:.4rem}
 blockquote{margin:.6rem 0;padding-left:1rem;border-left:3px solid var(--line);color:var(--muted)}
 .division{margin:1rem 0;padding:.2rem 1rem;border-left:3px solid var(--bar);background:var(--panel)}
-.eq{display:flex;align-items:center;gap:1rem;margin:.9rem 0}.eqbody{flex:1;text-align:center;padding:.15rem 0}.eqno{color:var(--muted)}math{font-size:1.06em}
+.eq{display:flex;align-items:center;gap:1rem;margin:.9rem 0}.eqbody{flex:1;text-align:center;padding:.15rem 0}.eqno{color:var(--muted)}math{font-family:"atomsnb math",math;font-size:1.1em}mtd[columnalign="left"]{text-align:left}mtd[columnalign="right"]{text-align:right}mtd{padding-left:.15em;padding-right:.15em}
+mtd[columnalign="left"] + mtd[columnalign="left"]{padding-left:1em}
 .k,.kn,.kc,.kd,.kr,.ow{color:var(--key)}.s,.s1,.s2,.sd,.sa,.se,.si{color:var(--str)}.mi,.mf,.mh,.mb,.mo,.kc{color:var(--num)}.c,.c1,.ch,.cm{color:var(--com)}.nf,.nc,.fm,.nd{color:var(--fun)}
 footer{border-top:1px solid var(--line);margin-top:2.5rem;padding-top:1rem;padding-bottom:2.5rem}
 @media print{body{font-size:10.5pt}main,header,footer{max-width:none;padding-left:0;padding-right:0}pre,.wide,.rich,.eqbody{white-space:pre-wrap;overflow:visible}figure,tr,section.cell{break-inside:avoid}}
@@ -393,6 +400,12 @@ footer{border-top:1px solid var(--line);margin-top:2.5rem;padding-top:1rem;paddi
 """
 
 # %% ../../nbs/core/report.ipynb #272e6456
+def math_font() -> str:
+    """A style rule that carries a font for formulas: STIX Two Math, cut down to the characters that occur (SIL Open Font License)."""
+    data = (Path(atomsnb.__file__).parent / "core" / "fonts" / "stix-two-math.woff2").read_bytes()
+    return f'@font-face{{font-family:"atomsnb math";src:url(data:font/woff2;base64,{base64.b64encode(data).decode()}) format("woff2")}}'
+
+
 def stylesheet() -> str:
     """The style of the page, with its light and dark colours filled in."""
     return _STYLE % tuple(";".join(f"--{name}:{value}" for name, value in colours.items()) for colours in (_LIGHT, _DARK))
@@ -468,10 +481,12 @@ class Page:
                  ("Provenance", '<dl class="facts">' + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in self.facts.items()) + "</dl>")]
         body = "".join(f"<h2>{name}</h2>{content}" for name, content in parts if content)
         cells = render_cells(self.notebook, prose, {c.index: c.seconds for c in self.cells})
+        lead = prose.render(self.lead)
+        font = math_font() if "<math" in cells + lead else ""
         meta = "".join(f"<span>{html.escape(k)} <b>{html.escape(v)}</b></span>" for k, v in self.meta.items())
         return ('<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
                 '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; style-src \'unsafe-inline\'; font-src data:; base-uri \'none\'; form-action \'none\'">'
-                f'<title>{html.escape(self.title)}</title><link rel="icon" href="data:,"><style>{stylesheet()}</style></head><body><header><p class="kicker">atomsnb run report</p>'
-                f'<h1>{html.escape(self.title)}</h1><div class="lead">{prose.render(self.lead)}</div><p class="meta">{meta}</p><div class="outcome{"" if self.good else " bad"}">{self.outcome}</div></header>'
+                f'<title>{html.escape(self.title)}</title><link rel="icon" href="data:,"><style>{font}{stylesheet()}</style></head><body><header><p class="kicker">atomsnb run report</p>'
+                f'<h1>{html.escape(self.title)}</h1><div class="lead">{lead}</div><p class="meta">{meta}</p><div class="outcome{"" if self.good else " bad"}">{self.outcome}</div></header>'
                 f"<main>{body}<details><summary>The executed notebook ({len(self.notebook.cells)} cells)</summary>{cells}</details></main>"
                 "<footer>Written by <code>atomsnb run</code>. This page needs no network and runs no script.</footer></body></html>\n")

@@ -277,11 +277,11 @@ def _validated(room: str, scale: str, settings: Mapping[str, Any]) -> dict[str, 
     return dict(settings) if config is None else check_settings(config, scale, settings)
 
 
-def _facts(identity: Mapping[str, Any], resumed: bool) -> dict[str, str]:
+def _facts(identity: Mapping[str, Any], resumed: bool, name: str) -> dict[str, str]:
     """Where a run comes from, for the page and for `run.json`."""
     import torch
     found = versions()
-    return {"command": f"atomsnb run {identity['paper']} --scale {identity['scale']}" + "".join(f" --set {k}={json.dumps(v)}" for k, v in identity["settings"].items()),
+    return {"command": f"atomsnb run {name} --scale {identity['scale']}" + "".join(f" --set {k}={json.dumps(v)}" for k, v in identity["settings"].items()),
             "commit": git_commit() or "no checkout under git", "code hash": str(identity["code"] or "none"), "settings hash": sha256_json(identity["settings"]),
             "device": device_name(), "threads": str(torch.get_num_threads()), "versions": ", ".join(f"{k} {v}" for k, v in found.items()),
             "started": datetime.now(timezone.utc).isoformat(timespec="seconds"), "resumed": "yes, from the checkpoints in the folder" if resumed else "no"}
@@ -352,7 +352,7 @@ def run_notebook(
     identity = identity_of(room, scale, chosen, notebook_file)
     show = sys.stderr.isatty() if progress is None else progress
     with RunFolder(place, identity).claimed(fresh) as folder:
-        facts = _facts(identity, folder.resumed)
+        facts = _facts(identity, folder.resumed, room if any(p.room == room for p in papers()) else notebook_file.name)
         folder.save(status="running", facts=facts)
         env = {"ATOMSNB_OUT": str(place), "ATOMSNB_PROGRESS": "0"}
         with _Follower(notebook, place / f"{room.split('.')[-1]}.ipynb", room, show) as follower:
