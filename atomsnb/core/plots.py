@@ -22,9 +22,11 @@ from .checks import check_choice, check_int, check_number
 from .runtime import atomic_write
 
 if TYPE_CHECKING:
-    import matplotlib.axes
-    import matplotlib.figure
-    import matplotlib.lines
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+else:  # matplotlib is not imported here, so at run time the annotations say nothing
+    Axes = Figure = Line2D = Any
 
 # %% ../../nbs/core/plots.ipynb #497dfc10
 def _linear(colour: str | Sequence[float]) -> Float[np.ndarray, "3"]:
@@ -113,7 +115,7 @@ def style() -> None:
     mpl.rcParams.update(_settings())
 
 # %% ../../nbs/core/plots.ipynb #3586fa31
-def figure(width: float = 6.4, height: float = 3.6, *, alt: str, ncols: int = 1, nrows: int = 1, grid: bool = True, **subplots: Any) -> tuple["matplotlib.figure.Figure", Any]:
+def figure(width: float = 6.4, height: float = 3.6, *, alt: str, ncols: int = 1, nrows: int = 1, grid: bool = True, **subplots: Any) -> tuple[Figure, Any]:
     """An empty figure in the house style, with its text alternative.
 
     Parameters
@@ -140,12 +142,12 @@ def figure(width: float = 6.4, height: float = 3.6, *, alt: str, ncols: int = 1,
     TypeError, ValueError
         An alternative that is no text, or is empty or a single word; a size that is not positive.
     """
-    from matplotlib.figure import Figure
+    from matplotlib import figure as mpl_figure
 
     alt = _alternative(alt)
     size = (check_number(width, "width", minimum=0, open_min=True), check_number(height, "height", minimum=0, open_min=True))
     style()
-    fig = Figure(figsize=size, layout="constrained")
+    fig = mpl_figure.Figure(figsize=size, layout="constrained")
     axes = fig.subplots(check_int(nrows, "nrows", minimum=1), check_int(ncols, "ncols", minimum=1), **subplots)
     if not grid:
         for ax in fig.axes: ax.grid(False)
@@ -187,7 +189,7 @@ class Picture:
         return path
 
 
-def render(fig: "matplotlib.figure.Figure", *, alt: str | None = None, kind: str = "auto", limit: int = 120_000) -> Picture:
+def render(fig: Figure, *, alt: str | None = None, kind: str = "auto", limit: int = 120_000) -> Picture:
     """Draw a figure into bytes that are the same on every run.
 
     Parameters
@@ -219,7 +221,7 @@ def render(fig: "matplotlib.figure.Figure", *, alt: str | None = None, kind: str
     return Picture(buffer.getvalue(), form, alt, width, height)
 
 
-def show(fig: "matplotlib.figure.Figure", *, alt: str | None = None, kind: str = "auto") -> None:
+def show(fig: Figure, *, alt: str | None = None, kind: str = "auto") -> None:
     """Display a figure with its text alternative; in a terminal, print the alternative.
 
     Parameters
@@ -233,7 +235,7 @@ def show(fig: "matplotlib.figure.Figure", *, alt: str | None = None, kind: str =
     else: display(picture)
 
 # %% ../../nbs/core/plots.ipynb #02177345
-def histogram(ax: "matplotlib.axes.Axes", values: Any, bins: int | Sequence[float] | np.ndarray = 60, *, label: str | None = None, density: bool = True,
+def histogram(ax: Axes, values: Any, bins: int | Sequence[float] | np.ndarray = 60, *, label: str | None = None, density: bool = True,
               colour: str | None = None) -> tuple[Float[np.ndarray, "bins"], Float[np.ndarray, "bins+1"]]:
     """Draw a histogram as an outline with a light fill.
 
@@ -277,7 +279,7 @@ def _finite(values: Any, name: str) -> Float[np.ndarray, "..."]:
     return array.astype(np.float64)
 
 # %% ../../nbs/core/plots.ipynb #7ecd415c
-def band(ax: "matplotlib.axes.Axes", x: Any, runs: Any, *, label: str | None = None, spread: str = "range", colour: str | None = None, marker: str | None = "o") -> "matplotlib.lines.Line2D":
+def band(ax: Axes, x: Any, runs: Any, *, label: str | None = None, spread: str = "range", colour: str | None = None, marker: str | None = "o") -> Line2D:
     """Draw the mean over seeds as a line and their spread as a band.
 
     Parameters
@@ -350,7 +352,7 @@ def power_fit(x: Any, y: Any, level: float = 0.95) -> PowerFit:
     return PowerFit(slope, (slope - half, slope + half))
 
 
-def power_line(ax: "matplotlib.axes.Axes", x: Any, y: Any, *, label: str = "", colour: str | None = None, marker: str = "o", level: float = 0.95) -> PowerFit:
+def power_line(ax: Axes, x: Any, y: Any, *, label: str = "", colour: str | None = None, marker: str = "o", level: float = 0.95) -> PowerFit:
     """Draw points on log axes with their fitted line, and name the exponent in the legend.
 
     Parameters
