@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from atomsnb.core.bench import ceilings, compare, roofline, save_result
 from atomsnb.core.train import fit
 from atomsnb.kernels.adam import sae_optimizer
-from atomsnb.kernels.threshold_sae import reference_loss, threshold_sae_loss
+from atomsnb.kernels.threshold_sae import _fused_loss, reference_loss, threshold_sae_loss
 
 BANDWIDTH, THETA0, LAMBDA, LR = 0.1, 0.5, 0.03, 1e-3
 
@@ -104,7 +104,10 @@ def train_ours(data, start, steps, warm, device, betas, backend="auto"):
     model = Coder(start).to(device)
     optimizer = sae_optimizer(*model.tensors(), lr=LR, betas=betas)
     loss = loss_with(threshold_sae_loss, warm, backend=backend)
-    fit(Coder(start).to(device), loss, data, steps=2, optimizer=lambda p: torch.optim.SGD(p, lr=0.0), device=device, precision="bf16" if device.type == "cuda" else "fp32", progress=False)  # compiles the kernels outside the clock
+    if device.type == "cuda":  # compile the kernels outside the clock: a first, short training, thrown away
+        other = Coder(start).to(device)
+        fit(other, loss, data, steps=150, optimizer=sae_optimizer(*other.tensors(), lr=LR, betas=betas), device=device, precision="bf16", progress=False)
+        del other
     sync(device)
     t = time.perf_counter()
     history = fit(model, loss, data, steps=steps, optimizer=optimizer, device=device, precision="bf16" if device.type == "cuda" else "fp32", log_every=max(1, steps // 20), progress=False)
@@ -170,6 +173,30 @@ def make_sparsify(data, start, k, device):
     return step, reconstruct, coder
 
 
+def by_density(model: Coder, optimizer, data, device) -> dict:
+    """Seconds per step of a random coder (no structure, so that rows differ) whose thresholds give a wanted L0, by both ways."""
+    out: dict = {}
+    H, N = model.w_enc.shape[1], model.w_enc.shape[0]
+    fake = Coder(torch.nn.functional.normalize(torch.randn(N, H, device=device), dim=1))
+    still = sae_optimizer(*fake.tensors(), lr=0.0)
+    x = torch.randn(data(0).shape, device=device, dtype=torch.bfloat16)
+    for K in (16, 32, 64, 128, 256, 512):
+        with torch.no_grad():
+            fake.theta.fill_(float(torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor(1 - K / N))))
+
+        def step(force):
+            with torch.autocast("cuda", dtype=torch.bfloat16):
+                loss = _fused_loss(x, *fake.tensors(), bandwidth=BANDWIDTH, l0_coef=LAMBDA, force=force)
+            loss.total.backward()
+            still.step()
+            still.zero_grad(set_to_none=True)
+        jobs = {"dense": lambda: step("dense")} if K == 16 else {}
+        timed = compare({"sparse": lambda: step("sparse")} | jobs, pairs=5, warmup=2, inner=5, device=device)
+        out |= {str(K): timed.time("sparse").median} | {n: timed.time(n).median for n in jobs}
+    print({k: round(v * 1e3, 3) for k, v in out.items()}, flush=True)
+    return out
+
+
 def kernel_times(step, n: int = 5) -> dict:
     """Milliseconds per step of each GPU kernel, largest first."""
     from torch.profiler import ProfilerActivity, profile
@@ -189,7 +216,7 @@ def run(N: int, H: int, batch: int, steps: int, pool: int, atoms: int, K: int, p
     warm, flop, tokens = steps // 3, 10 * batch * H * N, batch * steps
     top = ceilings(device)
     result: dict = {"label": label, "N": N, "H": H, "batch": batch, "steps": steps, "planted": {"atoms": atoms, "K": K, "pool_samples": pool * batch},
-                    "settings": {"bandwidth": BANDWIDTH, "theta0": THETA0, "l0_coef": LAMBDA, "lr": LR, "betas": [0.0, 0.999], "l0_warm_up": warm},
+                    "settings": {"bandwidth": BANDWIDTH, "theta0": THETA0, "l0_coef": LAMBDA, "lr": LR, "betas": [0.0, 0.999], "clip_norm": 1.0, "l0_warm_up": warm},
                     "ceilings": {"dtype": top.dtype, "flops_per_s": top.flops_per_s, "bytes_per_s": top.bytes_per_s}, "trained": {}}
 
     model, optimizer, seconds, history = train_ours(data, start, steps, warm, device, (0.0, 0.999))
@@ -206,6 +233,7 @@ def run(N: int, H: int, batch: int, steps: int, pool: int, atoms: int, K: int, p
     plain.load_state_dict(model.state_dict())
     steppers["plain torch, eager"] = one_step(plain, torch.optim.Adam(plain.parameters(), lr=LR, betas=(0.9, 0.999), fused=True), loss_with(reference_loss, warm), data, device, warm)
 
+    result["seconds_by_l0"] = by_density(model, optimizer, data, device) if device.type == "cuda" else {}
     l0 = max(1, round(result["trained"]["atomsnb"]["heldout_l0"]))
     if peers:
         for name in ("sae-lens", "sparsify"):

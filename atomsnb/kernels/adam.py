@@ -19,7 +19,7 @@ from .launch import constexpr, jit, launchable
 tl: Any = None  # triton.language, filled in by `jit`
 
 # %% ../../nbs/kernels/adam.ipynb #3acb1e9a
-def adam_kernel(w, g, m, v, copy, numel, H, lr, beta1, beta2, eps, correction1, correction2, minimum, MOMENT: constexpr, UNIT: constexpr, COPY: constexpr, BOUND: constexpr, BLOCK: constexpr):
+def adam_kernel(w, g, m, v, copy, shrink, numel, H, lr, beta1, beta2, eps, correction1, correction2, minimum, CLIP: constexpr, MOMENT: constexpr, UNIT: constexpr, COPY: constexpr, BOUND: constexpr, BLOCK: constexpr):
     row = tl.program_id(0).to(tl.int64) * H
     square = 0.0
     for start in range(0, H, BLOCK):
@@ -27,6 +27,8 @@ def adam_kernel(w, g, m, v, copy, numel, H, lr, beta1, beta2, eps, correction1, 
         at = row + h
         inside = (h < H) & (at < numel)
         grad = tl.load(g + at, mask=inside, other=0.0).to(tl.float32)
+        if CLIP:
+            grad *= tl.load(shrink)
         second = beta2 * tl.load(v + at, mask=inside, other=0.0) + (1.0 - beta2) * grad * grad
         tl.store(v + at, second, mask=inside)
         if MOMENT:
@@ -81,6 +83,8 @@ class UnitRowAdam(torch.optim.Optimizer):
         Scale every row (last axis) to Euclidean length 1 after the update. For tensors of two or more axes.
     minimum : float, default None
         Lower bound of the values after the update.
+    clip_norm : float, default None
+        Scale all gradients together so that their joint Euclidean norm is at most this; the scaling happens inside the one pass, so it costs one read of the gradients.
     copy : torch dtype or its name, default None
         Dtype of the copy kept for the fused loss, for tensors of two or more axes, such as "bfloat16"; None keeps none. (Groups store the name, so that `state_dict` stays plain JSON.)
 
@@ -99,7 +103,8 @@ class UnitRowAdam(torch.optim.Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, *, unit_rows: bool = False, minimum: "float | None" = None,
-                 copy: "torch.dtype | str | None" = None) -> None:
+                 copy: "torch.dtype | str | None" = None, clip_norm: "float | None" = None) -> None:
+        self.clip_norm = None if clip_norm is None else check_number(clip_norm, "clip_norm", minimum=0, open_min=True)
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, unit_rows=unit_rows, minimum=minimum, copy=copy))
         for group in self.param_groups:
             if group["copy"] is not None:
@@ -120,13 +125,19 @@ class UnitRowAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        shrink = None
+        if self.clip_norm is not None:
+            grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+            if grads:
+                norm = torch.stack([n.to(grads[0].device) for n in torch._foreach_norm(grads)]).norm()
+                shrink = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group)
+                    self._update(p, group, shrink)
         return loss
 
-    def _update(self, p: Tensor, group: dict) -> None:
+    def _update(self, p: Tensor, group: dict, shrink: "Tensor | None") -> None:
         """One parameter, through the kernel where it can run."""
         if p.grad is None or p.grad.is_sparse:
             raise RuntimeError("UnitRowAdam takes dense gradients")
@@ -148,18 +159,19 @@ class UnitRowAdam(torch.optim.Optimizer):
             H = p.shape[-1] if p.ndim >= 2 else 1024
             nothing = state["exp_avg_sq"]  # never touched: the branch that would is compiled away
             jit(adam_kernel)[(math.ceil(p.numel() / H),)](
-                p, p.grad.contiguous(), state.get("exp_avg", nothing), state["exp_avg_sq"], nothing if copy is None else copy, p.numel(), H, *numbers, 0.0 if group["minimum"] is None else float(group["minimum"]),
-                MOMENT=beta1 > 0, UNIT=group["unit_rows"], COPY=copy is not None, BOUND=group["minimum"] is not None, BLOCK=min(4096, max(16, 2 ** math.ceil(math.log2(H)))), num_warps=8)
+                p, p.grad.contiguous(), state.get("exp_avg", nothing), state["exp_avg_sq"], nothing if copy is None else copy, nothing if shrink is None else shrink, p.numel(), H, *numbers, 0.0 if group["minimum"] is None else float(group["minimum"]),
+                CLIP=shrink is not None, MOMENT=beta1 > 0, UNIT=group["unit_rows"], COPY=copy is not None, BOUND=group["minimum"] is not None, BLOCK=min(4096, max(16, 2 ** math.ceil(math.log2(H)))), num_warps=8)
             torch.autograd.graph.increment_version(p)
         else:
-            _torch_update(p, p.grad, state.get("exp_avg"), state["exp_avg_sq"], *numbers, group["minimum"], group["unit_rows"])
+            _torch_update(p, p.grad if shrink is None else p.grad * shrink, state.get("exp_avg"), state["exp_avg_sq"], *numbers, group["minimum"], group["unit_rows"])
             if copy is not None:
                 copy.copy_(p)
         if copy is not None:
             p._atomsnb_copy = (p._version, copy)  # type: ignore[attr-defined]
 
 # %% ../../nbs/kernels/adam.ipynb #3d60d484
-def sae_optimizer(w_enc: Tensor, b_enc: Tensor, theta: Tensor, w_dec: Tensor, b_dec: Tensor, *, lr: float, betas: tuple[float, float] = (0.0, 0.999), eps: float = 1e-8, unit_rows: bool = True) -> UnitRowAdam:
+def sae_optimizer(w_enc: Tensor, b_enc: Tensor, theta: Tensor, w_dec: Tensor, b_dec: Tensor, *, lr: float, betas: tuple[float, float] = (0.0, 0.999), eps: float = 1e-8, unit_rows: bool = True,
+                  clip_norm: "float | None" = 1.0) -> UnitRowAdam:
     """Optimiser of a threshold autoencoder: unit decoder rows, thresholds that stay non-negative, and bfloat16 copies of both matrices where they live on a GPU.
 
     Parameters
@@ -173,6 +185,8 @@ def sae_optimizer(w_enc: Tensor, b_enc: Tensor, theta: Tensor, w_dec: Tensor, b_
         As in `UnitRowAdam`; the default betas are those of the JumpReLU recipe (Rajamanoharan et al. 2024).
     unit_rows : bool, default True
         Scale decoder rows to unit length after each step.
+    clip_norm : float, default 1.0
+        Bound of the joint norm of all gradients; None for none.
 
     Returns
     -------
@@ -180,4 +194,4 @@ def sae_optimizer(w_enc: Tensor, b_enc: Tensor, theta: Tensor, w_dec: Tensor, b_
     """
     copy = "bfloat16" if w_enc.is_cuda else None
     groups: list[dict] = [{"params": [w_enc], "copy": copy}, {"params": [w_dec], "copy": copy, "unit_rows": unit_rows}, {"params": [theta], "minimum": 0.0}, {"params": [b_enc, b_dec]}]
-    return UnitRowAdam(groups, lr=lr, betas=betas, eps=eps)
+    return UnitRowAdam(groups, lr=lr, betas=betas, eps=eps, clip_norm=clip_norm)

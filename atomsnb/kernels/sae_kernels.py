@@ -18,17 +18,16 @@ from .launch import constexpr, jit
 tl: Any = None  # triton.language, filled in by `jit`
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #be2b4993
-def select_kernel(z, b_enc, theta, index, value, kept_count, on_count, latent_count, N, capacity, half, BLOCK: constexpr, FEW: constexpr):
+def select_kernel(z, shift, index, margin, kept_count, on_count, latent_count, N, capacity, half, BLOCK: constexpr, FEW: constexpr):
     b = tl.program_id(0)
     kept = 0
     lit = 0
     for start in range(0, N, BLOCK):
         n = start + tl.arange(0, BLOCK)
         inside = n < N
-        score = tl.load(z + b.to(tl.int64) * N + n, mask=inside, other=0.0).to(tl.float32) + tl.load(b_enc + n, mask=inside, other=0.0)
-        cut = tl.load(theta + n, mask=inside, other=0.0)
-        on = inside & (score > cut)
-        keep = on | (inside & (tl.abs(score - cut) < half))
+        over = tl.load(z + b.to(tl.int64) * N + n, mask=inside, other=0.0).to(tl.float32) + tl.load(shift + n, mask=inside, other=0.0)
+        on = inside & (over > 0)
+        keep = on | (inside & (tl.abs(over) < half))
         step = keep.to(tl.int32)
         found = tl.sum(step, 0)
         if found > 0:
@@ -36,18 +35,17 @@ def select_kernel(z, b_enc, theta, index, value, kept_count, on_count, latent_co
                 last = start - 1
                 for _ in range(found):
                     last = tl.min(tl.where(keep & (n > last), n, N), 0)
-                    one = tl.load(z + b.to(tl.int64) * N + last).to(tl.float32) + tl.load(b_enc + last)
-                    lights = one > tl.load(theta + last)
+                    one = tl.load(z + b.to(tl.int64) * N + last).to(tl.float32) + tl.load(shift + last)
                     tl.store(index + b * capacity + kept, last, mask=kept < capacity)
-                    tl.store(value + b * capacity + kept, one, mask=kept < capacity)
-                    tl.atomic_add(latent_count + last, 1, mask=lights, sem="relaxed")
-                    lit += lights.to(tl.int32)
+                    tl.store(margin + b * capacity + kept, one, mask=kept < capacity)
+                    tl.atomic_add(latent_count + last, 1, mask=one > 0, sem="relaxed")
+                    lit += (one > 0).to(tl.int32)
                     kept += 1
             else:
                 place = kept + tl.cumsum(step, 0) - step
                 room = keep & (place < capacity)
                 tl.store(index + b * capacity + place, n, mask=room)
-                tl.store(value + b * capacity + place, score, mask=room)
+                tl.store(margin + b * capacity + place, over, mask=room)
                 tl.atomic_add(latent_count + n, 1, mask=on, sem="relaxed")
                 lit += tl.sum(on.to(tl.int32), 0)
                 kept += found
@@ -55,7 +53,7 @@ def select_kernel(z, b_enc, theta, index, value, kept_count, on_count, latent_co
     tl.store(on_count + b, lit)
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #37542d2a
-def decode_kernel(index, value, kept_count, theta, w_dec, b_dec, x, r, square, H, capacity, ENTRIES: constexpr, WIDTH: constexpr):
+def decode_kernel(index, margin, kept_count, theta, w_dec, b_dec, x, r, square, H, capacity, ENTRIES: constexpr, WIDTH: constexpr):
     b = tl.program_id(0)
     h = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = h < H
@@ -64,8 +62,9 @@ def decode_kernel(index, value, kept_count, theta, w_dec, b_dec, x, r, square, H
     for start in range(0, count, ENTRIES):
         e = start + tl.arange(0, ENTRIES)
         n = tl.load(index + b * capacity + e, mask=e < count, other=0)
-        score = tl.load(value + b * capacity + e, mask=e < count, other=0.0)
-        on = (e < count) & (score > tl.load(theta + n, mask=e < count, other=0.0))
+        over = tl.load(margin + b * capacity + e, mask=e < count, other=0.0)
+        on = over > 0
+        score = over + tl.load(theta + n, mask=e < count, other=0.0)
         row = tl.load(w_dec + n.to(tl.int64)[:, None] * H + h[None, :], mask=on[:, None] & inside[None, :], other=0.0)
         acc += row.to(tl.float32) * tl.where(on, score, 0.0)[:, None]
     at = b.to(tl.int64) * H + h
@@ -89,7 +88,7 @@ def score_kernel(index, row_start, w_dec, r, part, H, capacity, entries, ENTRIES
         tl.store(part + tl.program_id(1).to(tl.int64) * entries + first + e, tl.sum(row.to(tl.float32) * rest[None, :], 1), mask=e < count)
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #6dbc0166
-def scatter_kernel(index, value, row_start, theta, part, cursor, sample, activation, delta_on, grad_theta, outer, l0_coef, capacity, entries, half, width, B, STRIPES: constexpr, ENTRIES: constexpr):
+def scatter_kernel(index, margin, row_start, theta, part, cursor, sample, activation, delta_on, grad_theta, outer, l0_coef, capacity, entries, half, width, B, STRIPES: constexpr, ENTRIES: constexpr):
     b = tl.program_id(0)
     first = tl.load(row_start + b)
     count = tl.load(row_start + b + 1) - first
@@ -99,18 +98,18 @@ def scatter_kernel(index, value, row_start, theta, part, cursor, sample, activat
         e = start + tl.arange(0, ENTRIES)
         valid = e < count
         n = tl.load(index + b * capacity + e, mask=valid, other=0)
-        score = tl.load(value + b * capacity + e, mask=valid, other=0.0)
+        over = tl.load(margin + b * capacity + e, mask=valid, other=0.0)
         cut = tl.load(theta + n, mask=valid, other=0.0)
         delta = tl.zeros((ENTRIES,), dtype=tl.float32)
         for c in range(STRIPES):
             delta += tl.load(part + c * entries.to(tl.int64) + first + e, mask=valid, other=0.0)
         delta *= 2.0 * g / B
-        near = valid & (tl.abs(score - cut) < half)
+        near = valid & (tl.abs(over) < half)
         tl.atomic_add(grad_theta + n, -(cut * delta + sparsity) / width, mask=near, sem="relaxed")
-        on = valid & (score > cut)
+        on = valid & (over > 0)
         place = tl.atomic_add(cursor + n, 1, mask=on, sem="relaxed")
         tl.store(sample + place, tl.zeros((ENTRIES,), dtype=tl.int32) + b, mask=on)
-        tl.store(activation + place, score, mask=on)
+        tl.store(activation + place, over + cut, mask=on)
         tl.store(delta_on + place, delta, mask=on)
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #cf686d42
@@ -225,7 +224,7 @@ class Selection(NamedTuple):
     """Pairs (sample, latent) that are on or near the threshold, by sample."""
 
     index: Tensor  # (B, capacity) int32: latents, the first kept_count[b] of each row are valid
-    value: Tensor  # (B, capacity) float32: their scores
+    margin: Tensor  # (B, capacity) float32: their scores less their thresholds
     kept_count: Tensor  # (B,) int32: pairs found, which may exceed the capacity
     latent_count: Tensor  # (N,) int32: samples on which each latent is on
     n_on: int  # pairs that are on
@@ -237,12 +236,12 @@ def select(z: Tensor, b_enc: Tensor, theta: Tensor, bandwidth: float, capacity: 
     """Find the pairs that matter in the scores `z` (B, N, without bias)."""
     B, N = z.shape
     index = torch.empty(B, capacity, dtype=torch.int32, device=z.device)
-    value = torch.empty(B, capacity, dtype=torch.float32, device=z.device)
+    margin = torch.empty(B, capacity, dtype=torch.float32, device=z.device)
     counts = torch.zeros(2 * B + N, dtype=torch.int32, device=z.device)
     kept, on, latent = counts[:B], counts[B : 2 * B], counts[2 * B :]
-    jit(select_kernel)[(B,)](z, b_enc, theta, index, value, kept, on, latent, N, capacity, bandwidth / 2, BLOCK=tiles.scan, FEW=tiles.few, num_warps=tiles.scan_warps)
+    jit(select_kernel)[(B,)](z, b_enc - theta, index, margin, kept, on, latent, N, capacity, bandwidth / 2, BLOCK=tiles.scan, FEW=tiles.few, num_warps=tiles.scan_warps)
     n_on, n_kept, longest = torch.stack([on.sum(), kept.sum(), kept.max().long()]).tolist()
-    return Selection(index, value, kept, latent, n_on, n_kept, longest)
+    return Selection(index, margin, kept, latent, n_on, n_kept, longest)
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #cf20a854
 def decode(s: Selection, theta: Tensor, w_dec: Tensor, b_dec: Tensor, x: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
@@ -251,7 +250,7 @@ def decode(s: Selection, theta: Tensor, w_dec: Tensor, b_dec: Tensor, x: Tensor,
     stripes = -(-H // tiles.decode[0])
     r = torch.empty(B, H, dtype=w_dec.dtype, device=x.device)
     square = torch.empty(stripes * B, dtype=torch.float32, device=x.device)
-    jit(decode_kernel)[(B, stripes)](s.index, s.value, s.kept_count, theta, w_dec, b_dec, x, r, square, H, s.index.shape[1], **_gather(tiles.decode))
+    jit(decode_kernel)[(B, stripes)](s.index, s.margin, s.kept_count, theta, w_dec, b_dec, x, r, square, H, s.index.shape[1], **_gather(tiles.decode))
     return r, square.sum()
 
 
@@ -263,14 +262,14 @@ def sparse_gradients(s: Selection, theta: Tensor, w_dec: Tensor, x: Tensor, r: T
     torch.cumsum(s.kept_count, 0, out=row_start[1:])
     latent_start = torch.zeros(N + 1, dtype=torch.int32, device=device)
     torch.cumsum(s.latent_count, 0, out=latent_start[1:])
-    part = torch.empty(stripes, max(s.n_kept, 1), dtype=torch.float32, device=device)
+    part = torch.empty(stripes, 16 * (s.n_kept // 16 + 1), dtype=torch.float32, device=device)
     jit(score_kernel)[(B, stripes)](s.index, row_start, w_dec, r, part, H, capacity, part.shape[1], **_gather(tiles.score))
 
     sample = torch.empty(max(s.n_on, 1), dtype=torch.int32, device=device)
     activation, delta = torch.empty(2, max(s.n_on, 1), dtype=torch.float32, device=device)
     grad_theta = torch.zeros(N, dtype=torch.float32, device=device)
     cursor = latent_start.clone()
-    jit(scatter_kernel)[(B,)](s.index, s.value, row_start, theta, part, cursor, sample, activation, delta, grad_theta, outer, l0_coef, capacity, part.shape[1], bandwidth / 2, bandwidth, B,
+    jit(scatter_kernel)[(B,)](s.index, s.margin, row_start, theta, part, cursor, sample, activation, delta, grad_theta, outer, l0_coef, capacity, part.shape[1], bandwidth / 2, bandwidth, B,
                               STRIPES=stripes, ENTRIES=64, num_warps=2)
 
     grad_enc, grad_dec = torch.empty(N, H, dtype=torch.float32, device=device), torch.empty(N, H, dtype=torch.float32, device=device)
