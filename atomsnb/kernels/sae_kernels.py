@@ -206,7 +206,7 @@ def dense_backward_kernel(z, b_enc, theta, d, grad_b, grad_theta, outer, l0_coef
 class Tiles(NamedTuple):
     """Tile sizes of the sparse kernels."""
 
-    scan: int = 512  # scores per step of select
+    scan: int = 256  # scores per step of select
     scan_warps: int = 1  # warps per program of select
     few: int = 8  # pairs in a block up to which select takes them one by one
     decode: tuple[int, int, int] = (512, 2, 1)  # coordinates per stripe, entries per step, warps per program
