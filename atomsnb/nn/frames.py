@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['unit_atoms', 'coherence', 'welch_bound', 'near_orthogonal_dictionary', 'spark', 'max_unique_sparsity', 'rip_constant',
-           'omp', 'basis_pursuit']
+           'PlantedData', 'planted_atoms', 'omp', 'basis_pursuit']
 
 # %% ../../nbs/nn/frames.ipynb #01e48712
 import math
 from itertools import combinations, islice
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ def welch_bound(H: int, N: int) -> float:
     return math.sqrt((N - H) / (H * (N - 1))) if N > H else 0.0
 
 # %% ../../nbs/nn/frames.ipynb #1f3f9768
-def near_orthogonal_dictionary(H: int, N: int, *, slack: float = 1.1, iterations: int = 400, seed: int = 0, dtype: torch.dtype = torch.float32) -> Float[Tensor, "H N"]:
+def near_orthogonal_dictionary(H: int, N: int, *, slack: float = 1.1, iterations: int = 200, seed: int = 0, dtype: torch.dtype = torch.float32) -> Float[Tensor, "H N"]:
     """N unit vectors of R^H with coherence close to the Welch bound, by alternating projections.
 
     Parameters
@@ -117,7 +118,7 @@ def near_orthogonal_dictionary(H: int, N: int, *, slack: float = 1.1, iterations
         Dimension and number of atoms (N >= 2).
     slack : float, default 1.1
         Off-diagonal Gram entries are clipped at `slack` times the Welch bound; at least 1.
-    iterations : int, default 400
+    iterations : int, default 200
         Rounds of clip and project; the dictionary of least coherence met on the way is returned.
     seed : int, default 0
         Seed of the Gaussian start.
@@ -248,6 +249,45 @@ def rip_constant(D: Float[Tensor, "H N"], K: int, *, method: str = "exact", samp
         spectrum = torch.linalg.eigvalsh(gram[T[:, :, None], T[:, None, :]])
         worst = max(worst, float((spectrum - 1).abs().max()))
     return worst
+
+# %% ../../nbs/nn/frames.ipynb #3b9056e7
+class PlantedData(NamedTuple):
+    """Samples whose atoms are known."""
+
+    atoms: Tensor  # (H, N), unit columns
+    codes: Tensor  # (n, N), K non-zeros a row
+    acts: Tensor  # (n, H), codes @ atoms.T
+
+
+def planted_atoms(H: int, N: int, K: int, n: int, *, low: float = 1.0, high: float = 1.5, atoms: Float[Tensor, "H N"] | None = None, seed: int = 0, dtype: torch.dtype = torch.float32) -> PlantedData:
+    """Samples that are sums of K atoms of a low-coherence dictionary, coefficients uniform in [low, high].
+
+    Parameters
+    ----------
+    H, N, K, n : int
+        Dimension, number of atoms (>= 2), atoms per sample (1 <= K <= N), number of samples.
+    low, high : float
+        Interval of the coefficients, 0 < low <= high.
+    atoms : (H, N) float, optional
+        Dictionary to use; `near_orthogonal_dictionary(H, N, seed=seed)` when omitted.
+    seed : int, default 0
+        Of dictionary and codes.
+    dtype : torch.dtype, default float32
+
+    Raises
+    ------
+    ValueError, TypeError
+        Sizes out of range, an empty interval, atoms of another shape.
+    """
+    n, K = check_int(n, "n", minimum=1), check_int(K, "K", minimum=1, maximum=check_int(N, "N", minimum=2))
+    low = check_number(low, "low", minimum=0, open_min=True)
+    high = check_number(high, "high", minimum=low)
+    D = near_orthogonal_dictionary(H, N, seed=seed, dtype=dtype) if atoms is None else check_tensor(atoms, "atoms", shape=(H, N)).to(dtype)
+    generator = torch.Generator().manual_seed(check_int(seed, "seed", minimum=0) + 1)
+    support = torch.rand(n, N, generator=generator).topk(K).indices
+    values = low + (high - low) * torch.rand(n, K, generator=generator, dtype=dtype)
+    codes = torch.zeros(n, N, dtype=dtype).scatter_(1, support, values)
+    return PlantedData(D, codes, codes @ D.T)
 
 # %% ../../nbs/nn/frames.ipynb #38284bf9
 def omp(D: Float[Tensor, "H N"], x: Float[Tensor, "n H"], k: int, *, tol: float | None = None) -> Float[Tensor, "n N"]:
