@@ -477,7 +477,8 @@ class Page:
         prose = Prose(number_labels(self.notebook), self.bibliography, shift=1)
         figures = "".join(f'<figure>{p.to_html()}<figcaption><a href="#cell-{p.cell}">{html.escape(p.heading or "figure")}</a>{": " + html.escape(p.alt) if p.alt else ""}</figcaption></figure>'
                           for p in pictures(self.notebook))
-        parts = [("Claims", self.claims), ("Figures", f'<div class="figures">{figures}</div>' if figures else ""), ("Time", render_timing(self.cells)),
+        claims = re.sub(r"(?<!\w)@(" + _ANY + r"-[\w-]*\w)", lambda m: prose._refer(m[1]), self.claims)
+        parts = [("Claims", claims), ("Figures", f'<div class="figures">{figures}</div>' if figures else ""), ("Time", render_timing(self.cells)),
                  ("Provenance", '<dl class="facts">' + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in self.facts.items()) + "</dl>")]
         body = "".join(f"<h2>{name}</h2>{content}" for name, content in parts if content)
         cells = render_cells(self.notebook, prose, {c.index: c.seconds for c in self.cells})
