@@ -52,7 +52,7 @@ def _table(index: np.ndarray, n: int, epochs: np.ndarray, words: np.ndarray) -> 
     """Sort the samples of each epoch by 64 bits of hash."""
     each, which = np.unique(epochs, return_inverse=True)
     samples = np.arange(n, dtype=np.uint32)
-    high, low = (_mix(_mix(samples ^ word) ^ _mix(each + word)[:, None]).astype(np.uint64) for word in words[:2])
+    high, low = (_mix(_mix(samples ^ words[j]) + _mix(each ^ words[j + 2])[:, None]).astype(np.uint64) for j in range(2))
     table = np.argsort(high << np.uint64(32) | low, axis=1, kind="stable")
     return table[which if len(each) > 1 else 0, index]
 

@@ -332,7 +332,12 @@ def save_checkpoint(
     """
     check_int(keep, "keep", minimum=1)
     _plain(dict(state), "state")
-    ready = {name: _writable(name, tensor, allow_nan) for name, tensor in tensors.items()}
+    ready: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, tensor in tensors.items():
+        out = _writable(name, tensor, allow_nan)
+        ready[name] = out.clone() if out.data_ptr() in memory else out      # the library refuses two names for one memory
+        memory.add(ready[name].data_ptr())
     text = json.dumps(dict(state), allow_nan=False)
     if len(text.encode()) > JSON_LIMIT:
         raise ValueError(f"state takes {len(text):,} bytes of JSON; at most {JSON_LIMIT:,} are accepted: store long arrays as tensors")
@@ -442,7 +447,7 @@ def pack(tree: Any, prefix: str, tensors: dict[str, Tensor]) -> Any:
     """
     if isinstance(tree, Tensor):
         tensors[prefix] = tree
-        return {"$tensor": prefix}
+        return {"$tensor": [prefix, str(tree.dtype).removeprefix("torch."), list(tree.shape)]}
     if isinstance(tree, float) and not math.isfinite(tree):
         return {"$float": str(tree)}
     if isinstance(tree, (list, tuple)):
@@ -476,7 +481,7 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     Raises
     ------
     CheckpointError
-        If a marker is malformed or names a tensor that is not there.
+        If a marker is malformed, or names a tensor that is not there or is not of that dtype and shape.
     """
     if isinstance(tree, list):
         return [unpack(item, tensors) for item in tree]
@@ -486,8 +491,11 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if marker is None:
         return {key: unpack(item, tensors) for key, item in tree.items()}
     value = tree[marker]
-    if len(tree) == 1 and marker == "$tensor" and isinstance(value, str) and value in tensors:
-        return tensors[value]
+    if len(tree) == 1 and marker == "$tensor" and isinstance(value, list) and len(value) == 3 and isinstance(value[0], str) and value[0] in tensors:
+        found = tensors[value[0]]
+        if [str(found.dtype).removeprefix("torch."), list(found.shape)] != value[1:]:
+            raise CheckpointError(f"tensor {value[0]!r} is {found.dtype} {list(found.shape)} in {TENSORS} and {value[1]} {value[2]} in {STATE}")
+        return found
     if len(tree) == 1 and marker == "$float" and value in ("nan", "inf", "-inf"):
         return float(value)
     if len(tree) == 1 and marker == "$tuple" and isinstance(value, list):

@@ -411,11 +411,20 @@ def _begin(run: RunState, checkpoint: Path | None, resume: str, steps: int) -> N
 
 
 def _save(run: RunState, folder: Path) -> None:
-    """A checkpoint; weights that are NaN are the run's failure, not the disk's."""
+    """A checkpoint, for which all processes wait; weights that are NaN are the run's failure, not the disk's."""
+    failed: Exception | None = None
     try:
         run.save(folder)
     except ValueError as fault:
-        raise NonFiniteError(f"at step {run.history.completed} {fault}. {_last_good(run)}") from fault
+        failed = NonFiniteError(f"at step {run.history.completed} {fault}. {_last_good(run)}")
+        failed.__cause__ = fault
+    except Exception as fault:
+        failed = fault
+    trouble = [bool(t) for t in run.world.gather(torch.tensor([failed is not None]))]
+    if failed:
+        raise failed
+    if any(trouble):
+        raise CheckpointError(f"process {trouble.index(True)} could not save at step {run.history.completed}; its own message says why")
 
 
 def _last_good(run: RunState) -> str:
