@@ -152,7 +152,8 @@ class UnitRowAdam(torch.optim.Optimizer):
         numbers = (float(group["lr"]), float(beta1), float(beta2), float(group["eps"]), 1 - beta1**t, 1 - beta2**t)
         copy = None
         if group["copy"] is not None and p.ndim >= 2:
-            dtype, note = getattr(torch, group["copy"]), getattr(p, "_atomsnb_copy", None)
+            dtype: torch.dtype = getattr(torch, group["copy"])
+            note: Any = getattr(p, "_atomsnb_copy", None)
             fits = note is not None and note[1].shape == p.shape and note[1].dtype == dtype and note[1].device == p.device
             copy = note[1] if fits else torch.empty_like(p, dtype=dtype, memory_format=torch.contiguous_format)
         if p.dtype == torch.float32 and p.is_contiguous() and launchable(p.device):

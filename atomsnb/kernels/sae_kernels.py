@@ -274,7 +274,7 @@ def sparse_gradients(s: Selection, theta: Tensor, w_dec: Tensor, x: Tensor, r: T
 
     grad_enc, grad_dec = torch.empty(N, H, dtype=torch.float32, device=device), torch.empty(N, H, dtype=torch.float32, device=device)
     grad_b = torch.empty(N, dtype=torch.float32, device=device)
-    stripes, sizes = -(-H // tiles.weights[0]), dict(HOT=tiles.hot, **_gather(tiles.weights))
+    stripes, sizes = -(-H // tiles.weights[0]), {"HOT": tiles.hot, **_gather(tiles.weights)}
     jit(weights_kernel)[(N, stripes)](latent_start, sample, activation, delta, r, x, grad_enc, grad_dec, grad_b, outer, H, B, **sizes)
     runs = s.n_on // tiles.hot
     if runs:  # at most so many further runs of `hot` samples exist; programs beyond the last one find latent N and stop

@@ -160,14 +160,19 @@ def _matmul_f32(a: Tensor, b: Tensor) -> Tensor:
 class _Mode:
     """Which way the last step of a weight matrix went, and the count that decides the next one."""
 
+    def __reduce__(self) -> tuple:
+        return _Mode, ()  # a copied or saved parameter starts afresh
+
     def __init__(self) -> None:
-        self.dense, self.host, self.event = False, None, None
+        self.dense = False
+        self.host: Tensor | None = None
+        self.event: Any = None
 
     def note(self, counts: Tensor) -> None:
         """Start fetching the counts of a dense step."""
         if counts.is_cuda:
-            self.host = torch.empty(2, dtype=torch.int64, pin_memory=True)
-            self.host.copy_(counts, non_blocking=True)
+            host = torch.empty(2, dtype=torch.int64, pin_memory=True)
+            self.host = host.copy_(counts, non_blocking=True)
             self.event = torch.cuda.Event()
             self.event.record()
         else:
@@ -198,16 +203,17 @@ class _FusedLoss(torch.autograd.Function):
                 s = None
         if s is not None:
             r, square = kernels.decode(s, cut, dec, out_bias, xc, tiles)
-            l0, z = torch.full((), s.n_on / B, device=x.device), None
-            ctx.f = None
+            l0 = torch.full((), s.n_on / B, device=x.device)
+            ctx.f = ctx.z = None
         else:
+            ctx.z = z
             ctx.f, counts = kernels.dense_forward(z, bias, cut, bandwidth)
             x_hat = ctx.f @ dec
             full = x_hat.float() + out_bias - xc
             r, square, l0 = full.to(dtype), full.square().sum(), counts[0] / B
             mode.dense = True
             mode.note(counts)
-        ctx.selection, ctx.z, ctx.r, ctx.xc, ctx.dec, ctx.bias, ctx.cut, ctx.l0_coef, ctx.bandwidth, ctx.tiles = s, z, r, xc, dec, bias, cut, l0_coef, bandwidth, tiles
+        ctx.selection, ctx.r, ctx.xc, ctx.dec, ctx.bias, ctx.cut, ctx.l0_coef, ctx.bandwidth, ctx.tiles = s, r, xc, dec, bias, cut, l0_coef, bandwidth, tiles
         mse = square / B
         l0 = l0.to(mse.dtype)
         ctx.mark_non_differentiable(mse, l0)
@@ -215,6 +221,8 @@ class _FusedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
+        if ctx.r is None:
+            raise RuntimeError("this loss was already differentiated; the kernels keep nothing for a second backward pass (use backend='torch' with retain_graph)")
         B, outer = ctx.xc.shape[0], grad.detach().float().contiguous()
         if ctx.selection is not None:
             g_enc, g_b, g_theta, g_dec = kernels.sparse_gradients(ctx.selection, ctx.cut, ctx.dec, ctx.xc, ctx.r, outer, ctx.l0_coef, ctx.bandwidth, ctx.tiles)
@@ -286,7 +294,8 @@ def threshold_sae_loss(x: Float[Tensor, "*copies B H"], w_enc: Float[Tensor, "*c
             raise ValueError(f"{name} must have at least {ndim} axes, none of size zero, got shape {tuple(value.shape)}")
     check_same(x.shape[-1], "x's last axis (H)", w_enc.shape[-1], "w_enc's last axis (H)")
     check_same(w_enc.shape[-1], "w_enc's last axis (H)", b_dec.shape[-1], "b_dec's last axis (H)")
-    check_same(tuple(w_enc.shape[-2:]), "w_enc's (N, H)", tuple(w_dec.shape[-2:]), "w_dec's (N, H)")
+    check_same(w_enc.shape[-2], "w_enc's rows (N)", w_dec.shape[-2], "w_dec's rows (N)")
+    check_same(w_enc.shape[-1], "w_enc's last axis (H)", w_dec.shape[-1], "w_dec's last axis (H)")
     check_same(w_enc.shape[-2], "w_enc's rows (N)", b_enc.shape[-1], "b_enc (N)")
     check_same(w_enc.shape[-2], "w_enc's rows (N)", theta.shape[-1], "theta (N)")
     fits = all(v.ndim == n for v, n in ((x, 2), (w_enc, 2), (b_enc, 1), (theta, 1), (w_dec, 2), (b_dec, 1))) and not x.requires_grad and x.dtype != torch.float64

@@ -330,7 +330,11 @@ def omp(D: Float[Tensor, "H N"], x: Float[Tensor, "n H"], k: int, *, tol: float 
         score = (residual @ A).abs().scatter_(1, support, -1.0)
         support = torch.cat([support, score.argmax(dim=1, keepdim=True)], dim=1)
         atoms = D.T[support[open_rows]].transpose(1, 2)
-        values = torch.linalg.lstsq(atoms, x[open_rows, :, None]).solution
+        factor, failed = torch.linalg.cholesky_ex(atoms.mT @ atoms)
+        values = torch.cholesky_solve(atoms.mT @ x[open_rows, :, None], factor)
+        values += torch.cholesky_solve(atoms.mT @ (x[open_rows, :, None] - atoms @ values), factor)  # one refinement: the Gram matrix squares the condition
+        if bool((failed != 0).any()):
+            values[failed != 0] = torch.linalg.lstsq(atoms[failed != 0], x[open_rows][failed != 0, :, None]).solution
         residual[open_rows] = x[open_rows] - (atoms @ values)[..., 0]
         codes[open_rows] = codes.new_zeros(len(open_rows), D.shape[1]).scatter_(1, support[open_rows], values[..., 0])
         open_rows = open_rows[torch.linalg.vector_norm(residual[open_rows], dim=1) > tol * norms[open_rows]]

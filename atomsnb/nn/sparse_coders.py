@@ -181,6 +181,10 @@ class SparseCoder(nn.Module):
         """Before the first step: what is expressed in the units of training (@eq-coder with x / s) is set to its start."""
         self.price.fill_(self.price_start)
 
+    def optimizer(self, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+        """The optimiser of `fit`: Adam, fused."""
+        return torch.optim.Adam(self.parameters(), lr=lr, betas=betas, fused=True)
+
     @torch.no_grad()
     def tidy(self, model: nn.Module | None = None, step: int = 0) -> None:
         """After each step: decoder rows back to unit length."""
@@ -212,7 +216,7 @@ class SparseCoder(nn.Module):
         rows : sequence of int, optional
             Rows each copy may use.
         **engine
-            Passed to `core.train.fit`: device, precision, compile, checkpoint, resume, callbacks, progress, optimizer ...
+            Passed to `core.train.fit`: device, precision (bf16 for a single model on a GPU, else fp32), compile, checkpoint, resume, callbacks, progress, optimizer ...
 
         Raises
         ------
@@ -248,7 +252,8 @@ class SparseCoder(nn.Module):
                     model.price.mul_(torch.exp(rate * (out.l0.detach() / l0 - 1).clamp(-1, 1)))
             return {"loss": out.total.sum(), "mse": out.mse.detach().mean(), "l0": out.l0.detach().mean()}
 
-        engine.setdefault("optimizer", lambda p: torch.optim.Adam(p, lr=lr, betas=betas, fused=True))
+        engine.setdefault("optimizer", lambda _: self.optimizer(lr, betas))
+        engine.setdefault("precision", "bf16" if device.type == "cuda" and self.copies is None else "fp32")
         engine.setdefault("schedule", lambda step: min(1.0, (steps - step) / max(1.0, cooldown * steps)))
         engine.setdefault("seed", self.seed)
         batches = CopyBatches(x, batch_size, copies=self.copies, rows=rows, seed=engine["seed"])

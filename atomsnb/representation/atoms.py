@@ -73,7 +73,7 @@ class AtomsConfig(Config):
     "Real activations: number of latents N."
     l0: float = 16.0
     "Real activations: active latents per token that training settles at."
-    act_steps: int = 200
+    act_steps: int = 160
     "Real activations: training steps."
     act_batch: int = 128
     "Real activations: batch size."
