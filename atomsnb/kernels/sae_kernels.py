@@ -223,7 +223,7 @@ def _gather(tile: tuple[int, int, int]) -> dict[str, int]:
 class Selection(NamedTuple):
     """Pairs (sample, latent) that are on or near the threshold, by sample."""
 
-    index: Tensor  # (B, capacity) int32: latents, the first kept_count[b] of each row are valid
+    latent: Tensor  # (B, capacity) int32: latents, the first kept_count[b] of each row are valid
     margin: Tensor  # (B, capacity) float32: their scores less their thresholds
     kept_count: Tensor  # (B,) int32: pairs found, which may exceed the capacity
     latent_count: Tensor  # (N,) int32: samples on which each latent is on
@@ -250,26 +250,26 @@ def decode(s: Selection, theta: Tensor, w_dec: Tensor, b_dec: Tensor, x: Tensor,
     stripes = -(-H // tiles.decode[0])
     r = torch.empty(B, H, dtype=w_dec.dtype, device=x.device)
     square = torch.empty(stripes * B, dtype=torch.float32, device=x.device)
-    jit(decode_kernel)[(B, stripes)](s.index, s.margin, s.kept_count, theta, w_dec, b_dec, x, r, square, H, s.index.shape[1], **_gather(tiles.decode))
+    jit(decode_kernel)[(B, stripes)](s.latent, s.margin, s.kept_count, theta, w_dec, b_dec, x, r, square, H, s.latent.shape[1], **_gather(tiles.decode))
     return r, square.sum()
 
 
 def sparse_gradients(s: Selection, theta: Tensor, w_dec: Tensor, x: Tensor, r: Tensor, outer: Tensor, l0_coef: Tensor, bandwidth: float, tiles: Tiles) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients (w_enc, b_enc, theta, w_dec) in float32 from the selection, the residual and the incoming gradient `outer` (a scalar)."""
     (B, H), N, device = x.shape, theta.shape[0], x.device
-    stripes, capacity = -(-H // tiles.score[0]), s.index.shape[1]
+    stripes, capacity = -(-H // tiles.score[0]), s.latent.shape[1]
     row_start = torch.zeros(B + 1, dtype=torch.int32, device=device)
     torch.cumsum(s.kept_count, 0, out=row_start[1:])
     latent_start = torch.zeros(N + 1, dtype=torch.int32, device=device)
     torch.cumsum(s.latent_count, 0, out=latent_start[1:])
     part = torch.empty(stripes, 16 * (s.n_kept // 16 + 1), dtype=torch.float32, device=device)
-    jit(score_kernel)[(B, stripes)](s.index, row_start, w_dec, r, part, H, capacity, part.shape[1], **_gather(tiles.score))
+    jit(score_kernel)[(B, stripes)](s.latent, row_start, w_dec, r, part, H, capacity, part.shape[1], **_gather(tiles.score))
 
     sample = torch.empty(max(s.n_on, 1), dtype=torch.int32, device=device)
     activation, delta = torch.empty(2, max(s.n_on, 1), dtype=torch.float32, device=device)
     grad_theta = torch.zeros(N, dtype=torch.float32, device=device)
     cursor = latent_start.clone()
-    jit(scatter_kernel)[(B,)](s.index, s.margin, row_start, theta, part, cursor, sample, activation, delta, grad_theta, outer, l0_coef, capacity, part.shape[1], bandwidth / 2, bandwidth, B,
+    jit(scatter_kernel)[(B,)](s.latent, s.margin, row_start, theta, part, cursor, sample, activation, delta, grad_theta, outer, l0_coef, capacity, part.shape[1], bandwidth / 2, bandwidth, B,
                               STRIPES=stripes, ENTRIES=64, num_warps=2)
 
     grad_enc, grad_dec = torch.empty(N, H, dtype=torch.float32, device=device), torch.empty(N, H, dtype=torch.float32, device=device)
