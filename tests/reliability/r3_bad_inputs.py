@@ -42,7 +42,7 @@ class Case:
         first = arguments.pop("self", None)
         positional = [first] if first is not None else []
         for parameter in inspect.signature(thing).parameters.values():
-            if parameter.kind is parameter.POSITIONAL_ONLY and parameter.name in arguments:
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL) and parameter.name in arguments:
                 positional.append(arguments.pop(parameter.name))
         return thing(*positional, **arguments)
 
