@@ -166,3 +166,40 @@ def test_the_library_reads_what_is_written(tmp_path):
     save = save_checkpoint(tmp_path, {"w": torch.arange(5, dtype=torch.bfloat16)}, {})
     assert torch.equal(library_load((save / "tensors.safetensors").read_bytes())["w"], torch.arange(5, dtype=torch.bfloat16))
     assert os.listdir(save) and Path(save).name == "checkpoint-00000001"
+
+
+def forge(save: Path, raw: bytes) -> None:
+    """Put other tensors into a save, with a manifest that agrees."""
+    import hashlib
+
+    (save / "tensors.safetensors").write_bytes(raw)
+    manifest = json.loads((save / "manifest.json").read_text())
+    manifest["files"]["tensors.safetensors"] = {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    (save / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", ["../w", "/w", "~w", "a\\b", "a\nb", "a\x1b[2J", "", "w" * 600])
+def test_a_name_like_a_path_is_refused_when_reading_and_when_writing(tmp_path, name):
+    save = save_checkpoint(tmp_path, {"w": torch.ones(2)}, {})
+    forge(save, library_save({name: torch.ones(2)}))
+    with pytest.raises(CheckpointError, match="is not allowed"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(ValueError, match="is not allowed"):
+        save_checkpoint(tmp_path, {name: torch.ones(2)}, {})
+
+
+@pytest.mark.parametrize("file", ["tensors.safetensors", "state.json", "manifest.json"])
+def test_every_flipped_bit_is_noticed(tmp_path, file):
+    """One bit in each byte of each file: refused, or (a space of the manifest that became another space) nothing changed."""
+    save = save_checkpoint(tmp_path, {"w": torch.arange(4.0)}, {"step": 1, "name": "run"})
+    raw = (save / file).read_bytes()
+    accepted = 0
+    for i in range(len(raw)):
+        (save / file).write_bytes(raw[:i] + bytes([raw[i] ^ (1 << i % 7)]) + raw[i + 1 :])
+        try:
+            back = load_checkpoint(tmp_path)
+            accepted += 1
+            assert back.state == {"step": 1, "name": "run"} and torch.equal(back.tensors["w"], torch.arange(4.0))
+        except CheckpointError:
+            pass
+    assert accepted == 0 if file != "manifest.json" else accepted < 0.1 * len(raw)
