@@ -54,7 +54,7 @@ def large(H: int, N: int, device: torch.device, pairs: int) -> dict:
     D = dictionary(H, N, device)
     half = N * (N - 1) * H  # operations of the products of the upper triangle
     top = ceilings(device)
-    jobs = {"histogram, 255 bins, bf16": (1, lambda: offdiagonal_histogram(D, 255)), "quantile 0.998, 3 passes | bf16": (3, lambda: offdiagonal_quantile(D, 0.998)),
+    jobs = {"histogram, 255 bins, bf16": (1, lambda: offdiagonal_histogram(D, 255)), "quantile 0.998, 3 passes, bf16": (3, lambda: offdiagonal_quantile(D, 0.998)),
             "share below 1/(2K-1), one K, bf16": (1, lambda: offdiagonal_cdf(D, torch.tensor([1 / 31]))), "histogram, 255 bins, tf32": (1, lambda: offdiagonal_histogram(D, 255, precision="float32")),
             "histogram, 4080 bins, bf16": (-(-4080 // (MOST_BINS - 2)), lambda: offdiagonal_histogram(D, 4080)), "largest, tf32": (1, lambda: max_offdiagonal(D))}
     if device.type == "cpu":

@@ -287,7 +287,8 @@ def ceilings(device: "torch.device | str | None" = None, dtype: "torch.dtype | N
     key = (str(where), str(kind))
     if size is None and megabytes is None and key in _CEILINGS:
         return _CEILINGS[key]
-    n, mb = check_int(size or (8192 if gpu else 1024), "size", minimum=1), check_int(megabytes or (4096 if gpu else 64), "megabytes", minimum=1)
+    n = check_int((8192 if gpu else 1024) if size is None else size, "size", minimum=1)
+    mb = check_int((4096 if gpu else 64) if megabytes is None else megabytes, "megabytes", minimum=1)
     a, b = torch.randn(n, n, device=where).to(kind), torch.randn(n, n, device=where).to(kind)
     out = torch.empty(n, n, device=where, dtype=kind)
     t = compare({"matmul": lambda: torch.mm(a, b, out=out)}, pairs=repeats, device=where).time("matmul").median

@@ -109,8 +109,9 @@ class UnitRowAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             if group["copy"] is not None:
                 group["copy"] = str(group["copy"]).removeprefix("torch.")
-                if not isinstance(getattr(torch, group["copy"], None), torch.dtype):
-                    raise ValueError(f"copy must be a torch dtype or its name, got {group['copy']!r}")
+                kind = getattr(torch, group["copy"], None)
+                if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+                    raise ValueError(f"copy must be a floating torch dtype or its name, got {group['copy']!r}")
             check_number(float(group["lr"]), "lr", minimum=0)
             check_number(group["eps"], "eps", minimum=0)
             for beta in group["betas"]:

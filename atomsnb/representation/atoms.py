@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ..core.checks import check_choice, check_int, check_number, check_same, check_tensor
 from ..core.runtime import Config, atomic_write
 from ..core.train import History
+from ..kernels.adam import sae_optimizer
 from ..kernels.gram import offdiagonal_histogram
 from ..kernels.threshold_sae import jumprelu, threshold_sae_loss
 from ..models.activations import ActivationData, load_activations, read_activations
@@ -87,9 +88,9 @@ class AtomsConfig(Config):
     PRESETS: ClassVar[dict[str, dict]] = {
         "cpu": {},
         "gpu": dict(
-            samples=(30, 100, 300, 1000, 3000, 10_000, 100_000), capacities=(24, 36, 48, 60, 72, 84, 96, 108, 120, 144, 192, 288, 384), steps=3000, batch=512, text="stdlib_source",
-            characters=20_000, fit_tokens=100_000, train_tokens=1_000_000, heldout_tokens=50_000, n_atoms=1536, act_steps=4000, act_batch=2048,
-            grid_tokens=(1000, 3000, 10_000, 30_000, 100_000, 300_000), grid_atoms=(384, 768, 1536, 3072, 6144, 12_288, 24_576), grid_steps=3000,
+            samples=(30, 100, 300, 1000, 3000, 10_000, 30_000), capacities=(24, 48, 72, 84, 96, 108, 144, 192, 384), steps=1500, batch=512, characters=20_000,
+            fit_tokens=5000, train_tokens=60_000, heldout_tokens=5000, n_atoms=1536, act_steps=4000, act_batch=2048,
+            grid_tokens=(300, 1000, 3000, 10_000, 60_000), grid_atoms=(96, 192, 384, 768, 1536, 3072, 6144, 12_288), grid_steps=1500,
         ),  # fmt: skip
         "full": dict(
             model="google/gemma-2-2b", layer=1, text="stdlib_source", characters=1_000_000, fit_tokens=100_000, train_tokens=2_000_000, heldout_tokens=100_000, n_atoms=9216, l0=32.0,
@@ -271,7 +272,7 @@ class StabilityReport:
     '"exact" or "streamed".'
 
 
-def stability(D: Float[Tensor, "H N"], l0: Int[Tensor, "n"], metric: Float[Tensor, "H H"] | None = None, *, method: str = "auto", bins: int = 8192) -> StabilityReport:
+def stability(D: Float[Tensor, "H N"], l0: Int[Tensor, "n"], metric: Float[Tensor, "H H"] | None = None, *, method: str = "auto", bins: int = 4096) -> StabilityReport:
     """Stability q* of a dictionary (@eq-qstar).
 
     Parameters
@@ -284,7 +285,7 @@ def stability(D: Float[Tensor, "H N"], l0: Int[Tensor, "n"], metric: Float[Tenso
         Inner product, as `AtomicInnerProduct.metric`; Euclidean when omitted.
     method : {"auto", "exact", "streamed"}
         All overlaps in memory (automatic up to 4,096 atoms), or their histogram, never N^2 values.
-    bins : int, default 8192
+    bins : int, default 4096
         Bins of the histogram; counts inside a bin are interpolated.
 
     Raises
@@ -340,6 +341,8 @@ class ThresholdSAE(SparseCoder):
     w_enc, w_dec : (N, H), b_enc, theta : (N,), b_dec : (H,) parameters, with the copies in front; `dictionary` is (H, N).
     """
 
+    one_pass = False
+
     def __init__(self, d_in: int, n_atoms: int, tau_init: float = 0.25, bandwidth: float = 0.2, *, copies: int | None = None, seed: int = 0) -> None:
         super().__init__(d_in, n_atoms, copies=copies, seed=seed)
         self.tau_init = check_number(tau_init, "tau_init", minimum=0)
@@ -373,11 +376,17 @@ class ThresholdSAE(SparseCoder):
         super().begin()
         self.theta.fill_(self.tau_init)
 
+    def optimizer(self, lr: float, betas: tuple[float, float]) -> torch.optim.Optimizer:
+        """Adam; for a single model on a GPU the one-pass Adam of `kernels.adam`, which also keeps atoms at unit length and thresholds non-negative."""
+        self.one_pass = self.copies is None and self.w_enc.is_cuda
+        return sae_optimizer(self.w_enc, self.b_enc, self.theta, self.w_dec, self.b_dec, lr=lr, betas=betas) if self.one_pass else super().optimizer(lr, betas)
+
     @torch.no_grad()
     def tidy(self, model: nn.Module | None = None, step: int = 0) -> None:
-        """After each step: unit atoms, thresholds above zero."""
-        super().tidy()
-        self.theta.clamp_(min=1e-3)
+        """After each step: unit atoms, thresholds above zero (unless the optimiser has seen to it)."""
+        if not self.one_pass:
+            super().tidy()
+            self.theta.clamp_(min=1e-3)
 
     @torch.no_grad()
     def refit_support(self, x: Float[Tensor, "n H"], metric: Float[Tensor, "H H"] | None = None) -> Float[Tensor, "n N"]:
