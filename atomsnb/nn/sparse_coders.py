@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..core.checks import check_int, check_number, check_same, check_tensor
 from ..core.runtime import default_device, sha256_array
-from ..core.train import Batches, History, fit
+from ..core.train import Batches, History, TensorBatches, fit
 
 # %% ../../nbs/nn/sparse_coders.ipynb #642af9eb
 class CopyBatches(Batches):
@@ -243,10 +243,10 @@ class SparseCoder(nn.Module):
         self.start_from(x, rows)
         self.rescale(1 / unit)
         self.begin()
-        spread, ramp = unit if unit.ndim == 0 else unit[:, None, None], max(1.0, warmup * steps)
+        x, ramp = x / (unit if unit.ndim == 0 else unit[:, None, None]), max(1.0, warmup * steps)
 
         def step_loss(model: Any, batch: Tensor, step: int) -> dict[str, Tensor]:
-            out = model.loss(batch / spread, model.price * min(1.0, (step + 1) / ramp))
+            out = model.loss(batch, model.price * min(1.0, (step + 1) / ramp))
             if rate and step >= ramp:
                 with torch.no_grad():
                     model.price.mul_(torch.exp(rate * (out.l0.detach() / l0 - 1).clamp(-1, 1)))
@@ -256,7 +256,8 @@ class SparseCoder(nn.Module):
         engine.setdefault("precision", "bf16" if device.type == "cuda" and self.copies is None else "fp32")
         engine.setdefault("schedule", lambda step: min(1.0, (steps - step) / max(1.0, cooldown * steps)))
         engine.setdefault("seed", self.seed)
-        batches = CopyBatches(x, batch_size, copies=self.copies, rows=rows, seed=engine["seed"])
+        alone = self.copies is None and rows is None and batch_size <= len(x)
+        batches: Batches = TensorBatches(x, batch_size=batch_size, seed=engine["seed"]) if alone else CopyBatches(x, batch_size, copies=self.copies, rows=rows, seed=engine["seed"])
         callbacks = [self.tidy, *engine.pop("callbacks", ())]
         self.history = fit(self, step_loss, batches, steps=steps, device=device, callbacks=callbacks, **engine)
         self.rescale(unit)

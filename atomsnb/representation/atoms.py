@@ -90,7 +90,7 @@ class AtomsConfig(Config):
         "gpu": dict(
             samples=(30, 100, 300, 1000, 3000, 10_000, 30_000), capacities=(24, 48, 72, 84, 96, 108, 144, 192, 384), steps=1500, batch=512, characters=20_000,
             fit_tokens=5000, train_tokens=60_000, heldout_tokens=5000, n_atoms=1536, act_steps=4000, act_batch=2048,
-            grid_tokens=(300, 1000, 3000, 10_000, 60_000), grid_atoms=(96, 192, 384, 768, 1536, 3072, 6144, 12_288), grid_steps=1500,
+            grid_tokens=(300, 1000, 3000, 10_000, 60_000), grid_atoms=(96, 192, 384, 768, 1536, 3072, 6144), grid_steps=1500,
         ),  # fmt: skip
         "full": dict(
             model="google/gemma-2-2b", layer=1, text="stdlib_source", characters=1_000_000, fit_tokens=100_000, train_tokens=2_000_000, heldout_tokens=100_000, n_atoms=9216, l0=32.0,
