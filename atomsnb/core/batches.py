@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int64, Integer
 from torch import Tensor
 
 from .checks import check_int
@@ -57,7 +58,7 @@ def _table(index: np.ndarray, n: int, epochs: np.ndarray, words: np.ndarray) -> 
     return table[which if len(each) > 1 else 0, index]
 
 
-def permuted(index: np.ndarray, n: int, *, seed: int = 0, epoch: np.ndarray | int = 0) -> np.ndarray:
+def permuted(index: Integer[np.ndarray, "m"], n: int, *, seed: int = 0, epoch: Integer[np.ndarray, "m"] | int = 0) -> Int64[np.ndarray, "m"]:
     """Where a pseudorandom permutation of 0..n-1 sends the given indices.
 
     Parameters
@@ -144,7 +145,7 @@ class TensorBatches(Batches):
             raise ValueError(f"batch_size is {self.batch_size}, which {world} processes cannot share equally; take a multiple of {world}")
         return super().shard(rank, world)
 
-    def rows(self, number: int) -> Tensor:
+    def rows(self, number: int) -> Int64[Tensor, "share"]:
         """Row numbers of this process's share of a batch: int64, shape (batch_size / world,)."""
         size = self.batch_size
         per_chunk = max(1, 16384 // size)                     # indices are computed for many batches at once: one pass of small array work
