@@ -141,6 +141,7 @@ class TensorBatches(Batches):
         self._chunk, self._rows = -1, torch.empty(0, dtype=torch.int64)
 
     def shard(self, rank: int, world: int) -> "Batches":
+        """As `Batches.shard`; the batch size must be a multiple of the number of processes."""
         if self.batch_size % world:
             raise ValueError(f"batch_size is {self.batch_size}, which {world} processes cannot share equally; take a multiple of {world}")
         return super().shard(rank, world)

@@ -20,6 +20,7 @@ tl: Any = None  # triton.language, filled in by `jit`
 
 # %% ../../nbs/kernels/adam.ipynb #3acb1e9a
 def adam_kernel(w, g, m, v, copy, shrink, numel, H, lr, beta1, beta2, eps, correction1, correction2, minimum, CLIP: constexpr, MOMENT: constexpr, UNIT: constexpr, COPY: constexpr, BOUND: constexpr, BLOCK: constexpr):
+    """One row (or block) per program: Adam moments, update, optional unit length and low-precision copy in a single pass."""
     row = tl.program_id(0).to(tl.int64) * H
     square = 0.0
     for start in range(0, H, BLOCK):

@@ -100,6 +100,7 @@ def _torch_max(rows: Tensor, tile: int = 2048) -> tuple[float, int, int]:
 
 # %% ../../nbs/kernels/gram.ipynb #5083d28f
 def histogram_kernel(rows, counts, N, H, bins, low, scale, SIZE: constexpr, PRECISION: constexpr, M: constexpr, W: constexpr, K: constexpr, GROUP: constexpr):
+    """One tile of the upper triangle per program: products, absolute values, counts per bin."""
     tiles = tl.cdiv(N, M)
     across = tl.cdiv(N, W)
     per_group = GROUP * across
@@ -128,6 +129,7 @@ def histogram_kernel(rows, counts, N, H, bins, low, scale, SIZE: constexpr, PREC
 
 
 def tile_max_kernel(rows, best, N, H, PRECISION: constexpr, M: constexpr, W: constexpr, K: constexpr, GROUP: constexpr):
+    """One tile of the upper triangle per program: its largest absolute product."""
     tiles = tl.cdiv(N, M)
     across = tl.cdiv(N, W)
     per_group = GROUP * across

@@ -19,6 +19,7 @@ tl: Any = None  # triton.language, filled in by `jit`
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #be2b4993
 def select_kernel(z, shift, index, margin, kept_count, on_count, latent_count, N, capacity, half, BLOCK: constexpr, FEW: constexpr):
+    """One sample per program: list the latents inside the window or above threshold, count them and count them per latent."""
     b = tl.program_id(0)
     kept = 0
     lit = 0
@@ -54,6 +55,7 @@ def select_kernel(z, shift, index, margin, kept_count, on_count, latent_count, N
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #37542d2a
 def decode_kernel(index, margin, kept_count, theta, w_dec, b_dec, x, r, square, H, capacity, ENTRIES: constexpr, WIDTH: constexpr):
+    """One sample and a stretch of coordinates per program: residual x_hat - x from the listed latents, and its squared norm."""
     b = tl.program_id(0)
     h = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = h < H
@@ -75,6 +77,7 @@ def decode_kernel(index, margin, kept_count, theta, w_dec, b_dec, x, r, square, 
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #a682aede
 def score_kernel(index, row_start, w_dec, r, part, H, capacity, entries, ENTRIES: constexpr, WIDTH: constexpr):
+    """One sample and a stretch of coordinates per program: partial products of the residual with the listed decoder rows."""
     b = tl.program_id(0)
     h = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = h < H
@@ -89,6 +92,7 @@ def score_kernel(index, row_start, w_dec, r, part, H, capacity, entries, ENTRIES
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #6dbc0166
 def scatter_kernel(index, margin, row_start, theta, part, cursor, sample, activation, delta_on, grad_theta, outer, l0_coef, capacity, entries, half, width, B, STRIPES: constexpr, ENTRIES: constexpr):
+    """One sample per program: gradients of the listed scores, written to the latents they belong to; the threshold gradient is summed on the way."""
     b = tl.program_id(0)
     first = tl.load(row_start + b)
     count = tl.load(row_start + b + 1) - first
@@ -114,6 +118,7 @@ def scatter_kernel(index, margin, row_start, theta, part, cursor, sample, activa
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #cf686d42
 def weights_kernel(latent_start, sample, activation, delta_on, r, x, grad_enc, grad_dec, grad_b, outer, H, B, HOT: constexpr, ENTRIES: constexpr, WIDTH: constexpr):
+    """One latent and a stretch of coordinates per program: its encoder, decoder and bias gradients from the samples that lit it."""
     n = tl.program_id(0)
     h = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = h < H
@@ -141,6 +146,7 @@ def weights_kernel(latent_start, sample, activation, delta_on, r, x, grad_enc, g
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #99c5ffc4
 def spill_kernel(spill_latent, spill_run, latent_start, sample, activation, delta_on, r, x, grad_enc, grad_dec, grad_b, outer, N, H, B, HOT: constexpr, ENTRIES: constexpr, WIDTH: constexpr):
+    """The weight gradients of latents whose lists are too long for one program, one run of samples per program."""
     n = tl.load(spill_latent + tl.program_id(0))
     if n < N:
         h = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
@@ -169,6 +175,7 @@ def spill_kernel(spill_latent, spill_run, latent_start, sample, activation, delt
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #c1eb93e2
 def dense_forward_kernel(z, b_enc, theta, f, counts, B, N, half, ROWS: constexpr, COLS: constexpr):
+    """A tile of scores per program: threshold them in place of a list, and count what is on or in the window."""
     b = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     n = tl.program_id(0) * COLS + tl.arange(0, COLS)
     inside = (b < B)[:, None] & (n < N)[None, :]
@@ -183,6 +190,7 @@ def dense_forward_kernel(z, b_enc, theta, f, counts, B, N, half, ROWS: constexpr
 
 # %% ../../nbs/kernels/sae_kernels.ipynb #49ea8f48
 def dense_backward_kernel(z, b_enc, theta, d, grad_b, grad_theta, outer, l0_coef, B, N, half, width, STEPS: constexpr, ROWS: constexpr, COLS: constexpr):
+    """A stretch of latents per program, walking over samples: score gradients, with bias and threshold gradients summed in one pass."""
     n = tl.program_id(0) * COLS + tl.arange(0, COLS)
     cut = tl.load(theta + n, mask=n < N, other=0.0)[None, :]
     bias = tl.load(b_enc + n, mask=n < N, other=0.0)[None, :]
