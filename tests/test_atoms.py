@@ -237,7 +237,7 @@ def test_training_finds_planted_atoms_and_settles_at_the_sparsity_asked_for():
         assert float((best_cosines(single.dictionary, world.atoms) > 0.95).double().mean()) > 0.8
         assert abs(float((single.transform(world.acts[4000:]) > 0).sum(1).double().mean()) - 2) < 0.4
         assert single.score(world.acts[4000:]) > 0.85
-    assert torch.allclose(sae.dictionary.norm(dim=-2), torch.ones(2, 72), atol=1e-6) and float(sae.theta.min()) > 0
+    assert torch.allclose(sae.dictionary.norm(dim=-2), torch.ones(2, 72), atol=1e-6) and float(sae.theta.detach().min()) > 0
 
 
 def test_training_does_not_depend_on_the_units():
