@@ -139,7 +139,7 @@ def claims(paper: Positional[PaperName] = "", *, scale: Annotated[str, arg(metav
         ledger = load_ledger(file)
         _say(ledger.table())
         if old := stale(ledger):
-            _say(f"stale (the code changed since these were measured): {', '.join(old)}\n")
+            _say(textwrap.fill(f"stale (the code changed since these were measured): {', '.join(old)}", 79) + "\n")
     return 0
 
 # %% ../nbs/cli.ipynb #9a45c2ea
