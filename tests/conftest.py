@@ -7,15 +7,15 @@ os.environ.setdefault("ATOMSNB_PROGRESS", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import annotations
 import hypothesis
 import pytest
-from jaxtyping import install_import_hook
 
 hypothesis.settings.register_profile("gate", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("gate")
 
 if os.environ.get("ATOMSNB_SHAPES", "0") == "1":
-    install_import_hook("atomsnb", "beartype.beartype")
+    annotations.install()
 
 OFFLINE = str(Path(__file__).parent / "offline")
 

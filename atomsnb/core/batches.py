@@ -154,14 +154,18 @@ class TensorBatches(Batches):
         if chunk != self._chunk:
             epoch, i = np.divmod(np.arange(chunk * per_chunk * size, (chunk + 1) * per_chunk * size), self.n)
             i = permuted(i, self.n, seed=self.seed, epoch=epoch[0] if epoch[0] == epoch[-1] else epoch) if self.shuffle else i
-            self._chunk, self._rows = chunk, torch.from_numpy(i).to(self.tensors[0].device)
+            indices, device = torch.from_numpy(i), self.tensors[0].device
+            if device.type == "cuda":                             # from pinned memory the copy is queued; from ordinary memory the host would wait for the GPU
+                indices = indices.pin_memory()
+            self._chunk, self._rows = chunk, indices.to(device, non_blocking=True)
         share = size // self.world
         start = inside * size + self.rank * share
         return self._rows[start : start + share]
 
     def __call__(self, number: int) -> Any:
         rows = self.rows(number)
-        return self.tensors[0][rows] if len(self.tensors) == 1 else tuple(t[rows] for t in self.tensors)
+        parts = tuple(t.index_select(0, rows) for t in self.tensors)
+        return parts[0] if len(parts) == 1 else parts
 
     def fingerprint(self) -> dict[str, Any]:
         """Sizes, order, and a hash of up to 64 rows spread over each tensor (hashing all would cost more than many runs)."""

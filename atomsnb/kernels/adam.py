@@ -19,7 +19,7 @@ from .launch import constexpr, jit, launchable
 tl: Any = None  # triton.language, filled in by `jit`
 
 # %% ../../nbs/kernels/adam.ipynb #3acb1e9a
-def adam_kernel(w, g, m, v, copy, shrink, numel, H, lr, beta1, beta2, eps, correction1, correction2, minimum, CLIP: constexpr, MOMENT: constexpr, UNIT: constexpr, COPY: constexpr, BOUND: constexpr, BLOCK: constexpr):
+def adam_kernel(w, g, m, v, copy, norm, numel, H, lr, beta1, beta2, eps, correction1, correction2, minimum, limit, CLIP: constexpr, MOMENT: constexpr, UNIT: constexpr, COPY: constexpr, BOUND: constexpr, BLOCK: constexpr):
     """One row (or block) per program: Adam moments, update, optional unit length and low-precision copy in a single pass."""
     row = tl.program_id(0).to(tl.int64) * H
     square = 0.0
@@ -29,7 +29,7 @@ def adam_kernel(w, g, m, v, copy, shrink, numel, H, lr, beta1, beta2, eps, corre
         inside = (h < H) & (at < numel)
         grad = tl.load(g + at, mask=inside, other=0.0).to(tl.float32)
         if CLIP:
-            grad *= tl.load(shrink)
+            grad *= tl.minimum(limit / (tl.load(norm) + 1e-6), 1.0)
         second = beta2 * tl.load(v + at, mask=inside, other=0.0) + (1.0 - beta2) * grad * grad
         tl.store(v + at, second, mask=inside)
         if MOMENT:
@@ -127,19 +127,15 @@ class UnitRowAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        shrink = None
-        if self.clip_norm is not None:
-            grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-            if grads:
-                norm = torch.stack([n.to(grads[0].device) for n in torch._foreach_norm(grads)]).norm()
-                shrink = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        grads = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.stack([n.to(grads[0].device) for n in torch._foreach_norm(grads)]).norm() if grads and self.clip_norm is not None else None
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._update(p, group, shrink)
+                    self._update(p, group, norm)
         return loss
 
-    def _update(self, p: Tensor, group: dict, shrink: "Tensor | None") -> None:
+    def _update(self, p: Tensor, group: dict, norm: "Tensor | None") -> None:
         """One parameter, through the kernel where it can run."""
         if p.grad is None or p.grad.is_sparse:
             raise RuntimeError("UnitRowAdam takes dense gradients")
@@ -162,11 +158,12 @@ class UnitRowAdam(torch.optim.Optimizer):
             H = p.shape[-1] if p.ndim >= 2 else 1024
             nothing = state["exp_avg_sq"]  # never touched: the branch that would is compiled away
             jit(adam_kernel)[(math.ceil(p.numel() / H),)](
-                p, p.grad.contiguous(), state.get("exp_avg", nothing), state["exp_avg_sq"], nothing if copy is None else copy, nothing if shrink is None else shrink, p.numel(), H, *numbers, 0.0 if group["minimum"] is None else float(group["minimum"]),
-                CLIP=shrink is not None, MOMENT=beta1 > 0, UNIT=group["unit_rows"], COPY=copy is not None, BOUND=group["minimum"] is not None, BLOCK=min(4096, max(16, 2 ** math.ceil(math.log2(H)))), num_warps=8)
+                p, p.grad.contiguous(), state.get("exp_avg", nothing), state["exp_avg_sq"], nothing if copy is None else copy, nothing if norm is None else norm, p.numel(), H, *numbers, 0.0 if group["minimum"] is None else float(group["minimum"]),
+                1.0 if self.clip_norm is None else float(self.clip_norm), CLIP=norm is not None, MOMENT=beta1 > 0, UNIT=group["unit_rows"], COPY=copy is not None, BOUND=group["minimum"] is not None, BLOCK=min(4096, max(16, 2 ** math.ceil(math.log2(H)))), num_warps=8)
             torch.autograd.graph.increment_version(p)
         else:
-            _torch_update(p, p.grad if shrink is None else p.grad * shrink, state.get("exp_avg"), state["exp_avg_sq"], *numbers, group["minimum"], group["unit_rows"])
+            grad = p.grad if norm is None else p.grad * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            _torch_update(p, grad, state.get("exp_avg"), state["exp_avg_sq"], *numbers, group["minimum"], group["unit_rows"])
             if copy is not None:
                 copy.copy_(p)
         if copy is not None:

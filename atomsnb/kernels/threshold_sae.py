@@ -196,43 +196,41 @@ class _FusedLoss(torch.autograd.Function):
         z = xc @ enc.mT
         mode = w_enc.__dict__.setdefault("_atomsnb_mode", _Mode())
         limit, capacity = B * N * DENSE_ABOVE, min(N, max(64, N // 32))
-        s = None
+        ctx.z = ctx.f = ctx.lists = None
         if force != "dense" and (force == "sparse" or mode.try_sparse(limit)):
             s = kernels.select(z, bias, cut, bandwidth, N if force == "sparse" else capacity, tiles)
-            if force is None and (s.longest > capacity or s.n_kept > limit):
-                s = None
-        if s is not None:
-            r, square = kernels.decode(s, cut, dec, out_bias, xc, tiles)
-            l0 = torch.full((), s.n_on / B, device=x.device)
-            ctx.f = ctx.z = None
-        else:
+            wait = kernels.fetch(s)
+            rest, loss = kernels.decode(s, cut, dec, out_bias, xc, l0_coef, tiles)
+            ctx.r, ctx.r_sum = rest.r, rest.r.sum(0, dtype=torch.float32)
+            known = wait()  # for select alone: the device still works on what was launched after it
+            if force == "sparse" or (known.longest <= capacity and known.n_kept <= limit):
+                ctx.lists = s, known, rest
+        if ctx.lists is None:
             ctx.z = z
             ctx.f, counts = kernels.dense_forward(z, bias, cut, bandwidth)
-            x_hat = ctx.f @ dec
-            full = x_hat.float() + out_bias - xc
-            r, square, l0 = full.to(dtype), full.square().sum(), counts[0] / B
+            full = (ctx.f @ dec).float() + out_bias - xc
+            ctx.r, ctx.r_sum, mse, l0 = full.to(dtype), full.sum(0), full.square().sum() / B, (counts[0] / B).float()
+            loss = mse + l0_coef * l0, mse, l0
             mode.dense = True
             mode.note(counts)
-        ctx.selection, ctx.r, ctx.xc, ctx.dec, ctx.bias, ctx.cut, ctx.l0_coef, ctx.bandwidth, ctx.tiles = s, r, xc, dec, bias, cut, l0_coef, bandwidth, tiles
-        mse = square / B
-        l0 = l0.to(mse.dtype)
-        ctx.mark_non_differentiable(mse, l0)
-        return mse + l0_coef * l0, mse, l0
+        ctx.xc, ctx.dec, ctx.bias, ctx.cut, ctx.l0_coef, ctx.bandwidth, ctx.tiles = xc, dec, bias, cut, l0_coef, bandwidth, tiles
+        ctx.mark_non_differentiable(*loss[1:])
+        return loss
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Any, ...]:
         if ctx.r is None:
             raise RuntimeError("this loss was already differentiated; the kernels keep nothing for a second backward pass (use backend='torch' with retain_graph)")
         B, outer = ctx.xc.shape[0], grad.detach().float().contiguous()
-        if ctx.selection is not None:
-            g_enc, g_b, g_theta, g_dec = kernels.sparse_gradients(ctx.selection, ctx.cut, ctx.dec, ctx.xc, ctx.r, outer, ctx.l0_coef, ctx.bandwidth, ctx.tiles)
+        if ctx.lists is not None:
+            g_enc, g_b, g_theta, g_dec = kernels.sparse_gradients(*ctx.lists, ctx.cut, ctx.xc, outer, ctx.l0_coef, ctx.bandwidth, ctx.tiles)
         else:
             scaled = ctx.r * (2 / B * outer).to(ctx.r.dtype)
             d = scaled @ ctx.dec.mT
             g_b, g_theta = kernels.dense_backward(ctx.z, ctx.bias, ctx.cut, d, outer, ctx.l0_coef, ctx.bandwidth)
             g_enc, g_dec = _matmul_f32(d.mT, ctx.xc), _matmul_f32(ctx.f.mT, scaled)
-        g_out = ctx.r.sum(0, dtype=torch.float32) * (2 / B * outer)
-        ctx.selection = ctx.z = ctx.f = ctx.r = None
+        g_out = ctx.r_sum * (2 / B * outer)
+        ctx.lists = ctx.z = ctx.f = ctx.r = None
         return None, g_enc, g_b, g_theta, g_dec, g_out, None, None, None, None, None
 
 

@@ -244,13 +244,15 @@ class SparseCoder(nn.Module):
         self.rescale(1 / unit)
         self.begin()
         x, ramp = x / (unit if unit.ndim == 0 else unit[:, None, None]), max(1.0, warmup * steps)
+        del parts
 
         def step_loss(model: Any, batch: Tensor, step: int) -> dict[str, Tensor]:
             out = model.loss(batch, model.price * min(1.0, (step + 1) / ramp))
             if rate and step >= ramp:
                 with torch.no_grad():
                     model.price.mul_(torch.exp(rate * (out.l0.detach() / l0 - 1).clamp(-1, 1)))
-            return {"loss": out.total.sum(), "mse": out.mse.detach().mean(), "l0": out.l0.detach().mean()}
+            total, mse, active = (v if v.ndim == 0 else v.sum() if v is out.total else v.mean() for v in out)
+            return {"loss": total, "mse": mse.detach(), "l0": active.detach()}
 
         engine.setdefault("optimizer", lambda _: self.optimizer(lr, betas))
         engine.setdefault("precision", "bf16" if device.type == "cuda" and self.copies is None else "fp32")

@@ -1,0 +1,414 @@
+"""Train and measure the language models that ship with the library, on one GPU (or, with --toy, on a CPU in a minute).
+
+    python benchmarks/language_models.py --corpus corpus.safetensors --out results --device cuda:0 sweep regular
+    python benchmarks/language_models.py --corpus corpus.safetensors --out results code-lm --seed 0 1 2 --set lr=2e-3 --set dropout=0.2
+    python benchmarks/language_models.py --corpus corpus.safetensors --out results --toy sweep code-lm code-mdlm json-mdlm-bytes byte-lm-tiny speed evaluate
+
+Jobs, each of which writes what it found at once, so that a run that is cut off loses only the job in hand:
+
+    sweep            depth x width x learning rate at equal parameters, one seed, few steps; bits per byte on the validation files
+    regular          dropout x steps for the shipped shape: how long the small text can be gone through
+    code-lm          the causal model (weights of the first seed; figures of all)
+    code-mdlm        the masked-diffusion model over the same tokens
+    json-mdlm-bytes  the masked-diffusion model over bytes, trained on JSON records
+    byte-lm-tiny     the small causal model over bytes
+    speed            the training step against the matmul ceiling: batches, compile modes, where the time goes
+    evaluate         what needs two models: infilling, sampling quality (reads the weights written by the jobs above)
+
+Figures go into <out>/results[-TAG].json, weights into <out>/<model>.tar (bf16 safetensors, config, history). The corpus file is written by
+`atomsnb.models.corpus.write_corpus`.
+"""
+import argparse
+import gc
+import io
+import json
+import math
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from atomsnb.core.bench import ceilings, provenance
+from atomsnb.core.runtime import atomic_write
+from atomsnb.models import training
+from atomsnb.models.training import RECIPES, ModelRecipe, bits_per_byte, flops_per_token, train
+from atomsnb.nn.transformer import Transformer, TransformerConfig
+
+SHAPES = {"192x10": {"d_model": 192, "n_layers": 10, "n_heads": 3, "n_kv_heads": 1, "d_ff": 560}, "256x5": {"d_model": 256, "n_layers": 5, "n_heads": 4, "n_kv_heads": 2, "d_ff": 768},
+          "320x3": {"d_model": 320, "n_layers": 3, "n_heads": 5, "n_kv_heads": 1, "d_ff": 1024}}
+RATES = (1e-3, 2e-3, 4e-3)
+SWEEP_STEPS = 800
+TOY = {"d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_ff": 64, "window": 32, "batch": 4, "steps": 12, "warmup": 2, "precision": "fp32"}
+
+
+class Session:
+    """The arguments, the corpus on the device, and where results go."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.device, self.out = args, torch.device(args.device), Path(args.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.began, self.results = time.perf_counter(), self.out / f"results{'-' + args.tag if args.tag else ''}.json"
+        self.corpus = Corpus(Path(args.corpus) if args.corpus else None, self.device)
+        self.note("provenance", provenance(self.device) | {"corpus": self.corpus.facts})
+
+    def note(self, key: str, value: object) -> None:
+        """Write a result under its key, keeping the others."""
+        held = json.loads(self.results.read_text()) if self.results.is_file() else {}
+        held[key] = value
+        atomic_write(self.results, json.dumps(held, indent=1) + "\n")
+
+    def left(self) -> float:
+        """Seconds until no new run may begin."""
+        return self.args.minutes * 60 - (time.perf_counter() - self.began)
+
+    def recipe(self, name: str, **more: object) -> ModelRecipe:
+        """The shipped recipe with what the command line changes (and the toy sizes)."""
+        recipe = RECIPES[name]
+        if self.args.toy:
+            recipe = recipe.replace(**TOY, **({"window": Corpus.ROW} if recipe.data == "json" else {}))
+        chosen = dict(item.split("=", 1) for item in self.args.set)
+        return recipe.replace(**{**chosen, **more})
+
+
+class Corpus:
+    """Token streams and JSON rows, from a corpus file or from the running interpreter's standard library, on a device."""
+
+    SPECIAL = {"code-bpe": {"pad": 0, "end": 1, "mask": 2, "fill": 3}, "bytes": {"pad": 256, "end": 257, "mask": 258, "fill": 259}}
+    ROW = 256
+
+    def __init__(self, path: "Path | None", device: torch.device) -> None:
+        self.device, self.held, self.facts = device, {}, {}
+        if path is not None:
+            self.load(path)
+            return
+        from atomsnb.models.corpus import json_records, token_stream
+
+        for tokenizer in self.SPECIAL:
+            for side in ("training", "validation", "heldout"):
+                stream = token_stream(tokenizer, side)
+                self.add(f"{tokenizer}/{side}", stream.ids, stream.bytes, stream.sha256)
+        for side in ("training", "validation", "heldout"):
+            rows = torch.full((len(json_records(side)), self.ROW), self.SPECIAL["bytes"]["end"], dtype=torch.int32)
+            for row, text in zip(rows, json_records(side)):
+                row[: len(text)] = torch.tensor(list(text.encode("utf-8")))
+            self.add(f"json/{side}", rows, int((rows < 256).sum()), "")
+
+    def add(self, key: str, ids: Tensor, n_bytes: int, sha256: str) -> None:
+        """Keep one stream or one set of rows."""
+        self.held[key] = (ids.to(self.device, torch.int64), n_bytes)
+        self.facts[key] = {"shape": list(ids.shape), "bytes": n_bytes, "sha256": sha256}
+
+    def train(self, recipe: ModelRecipe) -> Tensor:
+        """What a recipe trains on."""
+        return self.held[f"{'json' if recipe.data == 'json' else recipe.tokenizer}/training"][0]
+
+    def text(self, tokenizer: str, side: str) -> "tuple[Tensor, int]":
+        """Tokens and bytes of a side's files."""
+        return self.held[f"{tokenizer}/{side}"]
+
+    def json(self, side: str) -> Tensor:
+        """The JSON rows of a side."""
+        return self.held[f"json/{side}"][0]
+
+
+# --- training and what is measured at once ---
+
+
+class Curve:
+    """Bits per byte on the validation files during training, as a callback of `fit`."""
+
+    def __init__(self, measure, every: int) -> None:
+        self.measure, self.every, self.points = measure, every, []
+
+    def after_step(self, model, step: int) -> None:
+        """Measure after every `every` updates."""
+        if (step + 1) % self.every == 0:
+            self.points.append([step + 1, self.measure(model)])
+
+
+def validation(s: Session, recipe: ModelRecipe, mask_id: int, end_id: int):
+    """A function of the model: bits per byte (causal) or the loss on fixed windows with fixed corruption (masked), on the validation files."""
+    if recipe.kind == "causal":
+        ids, n_bytes = s.corpus.text(recipe.tokenizer, "validation")
+        if s.args.toy:
+            n_bytes, ids = max(1, n_bytes * 400 // len(ids)), ids[:400]
+        return lambda model: bits_per_byte(model, ids, n_bytes, batch_size=256, precision=recipe.precision).bits_per_byte
+    ids = s.corpus.json("validation") if recipe.data == "json" else s.corpus.text(recipe.tokenizer, "validation")[0]
+    batches = training.make_batches(recipe.replace(batch=16 if s.args.toy else 256, seed=10_007), ids.to(s.device), end_id=end_id)
+    loss = training.MaskedLoss(mask_id)
+
+    @torch.no_grad()
+    def measure(model) -> float:
+        was = model.training
+        model.eval()
+        with torch.autocast(s.device.type, dtype=torch.bfloat16, enabled=recipe.precision != "fp32"):
+            values = [float(loss(model, batches(k))["loss"]) for k in range(1 if s.args.toy else 4)]
+        model.train(was)
+        return sum(values) / len(values)
+
+    return measure
+
+
+def run(s: Session, recipe: ModelRecipe, *, curve_points: int = 8, compile: "bool | str | None" = None, reset: bool = True) -> "tuple[Transformer, dict, dict]":
+    """Train by a recipe; the model, figures as JSON, arrays."""
+    if reset:
+        torch._dynamo.reset()
+    special = s.corpus.SPECIAL[recipe.tokenizer]
+    ids = s.corpus.train(recipe)
+    curve = Curve(validation(s, recipe, special["mask"], special["end"]), max(1, recipe.steps // curve_points)) if curve_points else None
+    began = time.perf_counter()
+    compile = s.args.compile if compile is None else compile
+    model, history = train(recipe, ids, end_id=special["end"], mask_id=special["mask"], device=s.device, compile=s.device.type == "cuda" if compile == "auto" else compile, progress=False,
+                           callbacks=[curve] if curve else [], log_every=min(50, max(1, recipe.steps // 4)))
+    wall = time.perf_counter() - began
+    tokens = recipe.batch * recipe.window
+    half = len(history.wall_s) // 2
+    step_s = (history.wall_s[-1] - history.wall_s[half]) / max(1, history.steps[-1] - history.steps[half]) if half else math.nan
+    figures = {"recipe": recipe.as_dict(), "parameters": model.config.n_parameters, "wall_s": round(wall, 2), "step_ms": None if math.isnan(step_s) else round(step_s * 1e3, 3),
+               "epochs": round(recipe.steps * tokens / ids.numel(), 2), "tokens_seen": recipe.steps * tokens, "final_train_loss": float(history.losses["loss"][-4:].mean()),
+               "validation_curve": curve.points if curve else [], "device": provenance(s.device)["device"]}
+    arrays = {"steps": torch.from_numpy(history.steps), "wall_s": torch.from_numpy(history.wall_s)} | {f"losses.{k}": torch.from_numpy(v) for k, v in history.losses.items()}
+    if curve and curve.points:
+        arrays["validation"] = torch.tensor(curve.points, dtype=torch.float64)
+    return model, figures, arrays
+
+
+def rounded(model: Transformer) -> Transformer:
+    """The same model with weights rounded to bf16 and computed with in float32: what is shipped."""
+    other = Transformer(model.config).to(next(model.parameters()).device).eval()
+    other.load_state_dict({k: v.to(torch.bfloat16).float() for k, v in model.state_dict().items()})
+    return other
+
+
+def pack(s: Session, name: str, model: Transformer, figures: dict, arrays: dict) -> None:
+    """<out>/<name>.tar: weights in bf16, configuration, figures, history."""
+    from safetensors.torch import save
+
+    files = {"model.safetensors": save({k: v.detach().to("cpu", torch.bfloat16).contiguous().clone() for k, v in model.state_dict().items()}),
+             "config.json": json.dumps(model.config.as_dict(), indent=1).encode(), "figures.json": json.dumps(figures, indent=1).encode(),
+             "history.safetensors": save({k: v.contiguous().clone() for k, v in arrays.items()})}
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path, data in files.items():
+            entry = tarfile.TarInfo(f"{name}/{path}")
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    atomic_write(s.out / f"{name}.tar", buffer.getvalue())
+
+
+def unpack(s: Session, name: str) -> Transformer:
+    """The model in <out>/<name>.tar (or in a folder given with --models), on the device."""
+    from safetensors.torch import load
+
+    path = next(p for p in (s.out / f"{name}.tar", Path(s.args.models or s.out) / f"{name}.tar") if p.is_file())
+    with tarfile.open(path) as tar:
+        read = {f: tar.extractfile(f"{name}/{f}").read() for f in ("config.json", "model.safetensors")}  # type: ignore[union-attr]
+    model = Transformer(TransformerConfig(**json.loads(read["config.json"])))
+    model.load_state_dict({k: v.float() for k, v in load(read["model.safetensors"]).items()})
+    return model.to(s.device).eval()
+
+
+# --- jobs ---
+
+
+def job_sweep(s: Session) -> None:
+    """Depth x width x learning rate at equal parameters."""
+    rows: list = []
+    for shape, sizes in SHAPES.items():
+        for i, lr in enumerate(RATES):
+            if s.left() < 20:
+                print(f"sweep: out of time before {shape} at {lr}", flush=True)
+                continue
+            steps = 12 if s.args.toy else SWEEP_STEPS
+            recipe = s.recipe("code-lm", lr=lr, steps=steps, warmup=max(1, steps // 16), **({} if s.args.toy else sizes))
+            _, figures, _ = run(s, recipe, curve_points=2, reset=i == 0)
+            rows.append({"shape": shape, "lr": lr, "validation_bpb": figures["validation_curve"][-1][1]} | figures)
+            print(f"sweep {shape:8} lr {lr:.0e}: {rows[-1]['validation_bpb']:.4f} bits/byte, {figures['parameters']:,} parameters, {figures['step_ms']} ms/step, {figures['wall_s']} s", flush=True)
+            s.note("sweep", rows)
+
+
+def job_regular(s: Session) -> None:
+    """Dropout x steps for the shipped shape."""
+    rows: list = []
+    for steps in ((12,) if s.args.toy else (1500, 4000)):
+        for dropout in (0.1, 0.2, 0.3):
+            if s.left() < 30:
+                print(f"regular: out of time before dropout {dropout}, {steps} steps", flush=True)
+                continue
+            recipe = s.recipe("code-lm", dropout=dropout, steps=steps, warmup=max(1, steps // 16))
+            _, figures, _ = run(s, recipe, curve_points=6)
+            rows.append({"dropout": dropout, "steps": steps, "validation_bpb": figures["validation_curve"][-1][1]} | figures)
+            print(f"regular dropout {dropout} steps {steps}: {rows[-1]['validation_bpb']:.4f} bits/byte (best on the way {min(p[1] for p in figures['validation_curve']):.4f}), "
+                  f"train loss {figures['final_train_loss']:.3f}, {figures['step_ms']} ms/step, {figures['wall_s']} s", flush=True)
+            s.note("regular", rows)
+
+
+def job_causal(s: Session, name: str) -> None:
+    """A causal model, one run per seed; the weights of the first are packed."""
+    rows: list = []
+    for i, seed in enumerate(s.args.seed):
+        if s.left() < 20:
+            print(f"{name}: out of time before seed {seed}", flush=True)
+            continue
+        recipe = s.recipe(name, seed=seed)
+        model, figures, arrays = run(s, recipe, reset=i == 0)
+        half = rounded(model)
+        for side in ("validation", "heldout"):
+            ids, n_bytes = s.corpus.text(recipe.tokenizer, side)
+            if s.args.toy:
+                n_bytes, ids = max(1, n_bytes * 400 // len(ids)), ids[:400]
+            figures[side] = {"fp32": bits_per_byte(model, ids, n_bytes, batch_size=128)._asdict(), "bf16": bits_per_byte(half, ids, n_bytes, batch_size=128)._asdict(),
+                             "no_context": bits_per_byte(half, ids, n_bytes, batch_size=128, stride=recipe.window)._asdict()}
+        rows.append({"seed": seed} | figures)
+        print(f"{name} seed {seed}: heldout {figures['heldout']['fp32']['bits_per_byte']:.5f} bits/byte in float32, {figures['heldout']['bf16']['bits_per_byte']:.5f} with bf16 weights, "
+              f"validation {figures['validation']['fp32']['bits_per_byte']:.4f}, {figures['step_ms']} ms/step, {figures['wall_s']} s", flush=True)
+        s.note(name, rows)
+        if i == 0:
+            pack(s, name, half, figures, arrays)
+
+
+def job_masked(s: Session, name: str) -> None:
+    """A masked-diffusion model of each seed; the weights of the first are packed."""
+    rows: list = []
+    for i, seed in enumerate(s.args.seed):
+        if s.left() < 30:
+            print(f"{name}: out of time before seed {seed}", flush=True)
+            continue
+        recipe = s.recipe(name, seed=seed)
+        model, figures, arrays = run(s, recipe, reset=i == 0)
+        half = rounded(model)
+        figures["bound"] = {"fp32": bound(s, recipe, model), "bf16": bound(s, recipe, half)}
+        rows.append({"seed": seed} | figures)
+        if i == 0:
+            pack(s, name, half, figures, arrays)
+        print(f"{name} seed {seed}: validation {figures['validation_curve'][-1][1]:.4f} nats/token, heldout bound {figures['bound']['bf16']}, {figures['step_ms']} ms/step, {figures['wall_s']} s", flush=True)
+        s.note(name, rows)
+
+
+@torch.no_grad()
+def bound(s: Session, recipe: ModelRecipe, model: Transformer, repeats: int = 16) -> dict:
+    """Nats per token and bits per byte of the likelihood bound on the held-out side: every window `repeats` times, with stratified times of its own."""
+    special = s.corpus.SPECIAL[recipe.tokenizer]
+    if recipe.data == "json":
+        rows = s.corpus.json("heldout").to(s.device)
+        n_bytes = int((rows < 256).sum())
+    else:
+        ids, n_bytes = s.corpus.text(recipe.tokenizer, "heldout")
+        rows = training.document_rows(ids.to(s.device), recipe.window, end_id=special["end"])
+    if s.args.toy:
+        rows, n_bytes, repeats = rows[:4], max(1, n_bytes * 4 // len(rows)), 2
+    result = training.masked_bits_per_byte(model, rows, n_bytes, mask_id=special["mask"], repeats=repeats, batch_size=128, seed=1, precision=recipe.precision)
+    return result._asdict()
+
+
+# --- speed ---
+
+
+def step_time(s: Session, recipe: ModelRecipe, *, compile: "bool | str", steps: int = 75, profile: bool = False, low: bool = False) -> dict:
+    """Seconds of a training step through `core.train.fit`, after compilation; with `profile`, milliseconds per kernel of five steps."""
+    torch._dynamo.reset()
+    gc.collect()
+    if s.device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(s.device)
+    special = s.corpus.SPECIAL[recipe.tokenizer]
+    seen: dict = {}
+
+    def watch(model, step: int) -> None:
+        if not profile or s.device.type != "cuda":
+            return
+        from torch.profiler import ProfilerActivity, profile as record
+
+        if step == 30:
+            torch.cuda.synchronize()
+            seen["p"] = record(activities=[ProfilerActivity.CUDA])
+            seen["p"].__enter__()
+        if step == 35:
+            torch.cuda.synchronize()
+            seen["p"].__exit__(None, None, None)
+
+    ids = s.corpus.train(recipe)
+    began = time.perf_counter()
+    model, history = train(recipe.replace(precision="bf16-all") if low else recipe, ids, end_id=special["end"], mask_id=special["mask"], device=s.device, compile=compile, steps=steps, log_every=25 if steps > 50 else 1, callbacks=[watch], progress=False)
+    wall = time.perf_counter() - began
+    at = len(history.steps) // 2 if profile else 1
+    seconds = float(history.wall_s[-1] - history.wall_s[at]) / int(history.steps[-1] - history.steps[at])
+    tokens = recipe.batch * recipe.window
+    full, least = (tokens * flops_per_token(model.config, recipe.window, skip_masked=skip) for skip in (False, True))
+    top = ceilings(s.device)
+    out = {"batch": recipe.batch, "compile": str(compile), "low": low, "dropout": recipe.dropout, "step_ms": seconds * 1e3, "tokens_per_s": tokens / seconds, "flops_full_attention": full, "flops_causal_attention": least,
+           "share_full_attention": full / seconds / top.flops_per_s, "share_causal_attention": least / seconds / top.flops_per_s, "wall_s": wall,
+           "peak_gb": torch.cuda.max_memory_allocated(s.device) / 1e9 if s.device.type == "cuda" else None}
+    if seen:
+        rows = sorted(seen["p"].key_averages(), key=lambda e: -e.device_time_total)
+        out["kernels_ms"] = {e.key[:110]: round(e.device_time_total / 1e3 / 5, 4) for e in rows[:45]}
+        out["kernels_total_ms"] = sum(e.device_time_total for e in rows) / 1e3 / 5
+    return out
+
+
+def job_speed(s: Session) -> None:
+    """The training step of the shipped size against the measured ceiling."""
+    top = ceilings(s.device)
+    found: dict = {"ceilings": {"flops_per_s": top.flops_per_s, "bytes_per_s": top.bytes_per_s, "dtype": top.dtype, "device": top.device}, "rows": []}
+    print(f"ceiling {top.flops_per_s / 1e12:.0f} TFLOP/s, copy {top.bytes_per_s / 1e12:.2f} TB/s ({top.device})", flush=True)
+    base = s.recipe("code-lm")
+    auto: "bool | str" = s.device.type == "cuda"
+    plans = [(b, auto, low, p, False) for b, low, p in ((128, False, 0.0), (256, False, 0.0), (256, True, 0.0), (512, True, 0.0), (256, True, base.dropout))]
+    plans += [(256, "max-autotune-no-cudagraphs", True, 0.0, True)] if auto else []
+    for batch, mode, low, dropout, profile in [(base.batch, False, False, 0.0, False)] if s.args.toy else plans:
+        if s.left() < 30:
+            print("speed: out of time", flush=True)
+            break
+        try:
+            row = step_time(s, base.replace(batch=batch, dropout=dropout, steps=1000, warmup=10), compile=mode, low=low, profile=profile, steps=8 if s.args.toy else 75)
+        except Exception as fault:  # one variant that does not run must not cost the others
+            row = {"batch": batch, "compile": str(mode), "low": low, "failed": f"{type(fault).__name__}: {str(fault)[:300]}"}
+        found["rows"].append(row)
+        print({k: (round(v, 4) if isinstance(v, float) else v) for k, v in row.items() if k != "kernels_ms"}, flush=True)
+        if "kernels_ms" in row:
+            print("\n".join(f"  {v:8.3f} ms  {k}" for k, v in list(row["kernels_ms"].items())[:25]), flush=True)
+        s.note("speed", found)
+
+
+JOBS = {"sweep": job_sweep, "regular": job_regular, "code-lm": lambda s: job_causal(s, "code-lm"), "byte-lm-tiny": lambda s: job_causal(s, "byte-lm-tiny"),
+        "code-mdlm": lambda s: job_masked(s, "code-mdlm"), "json-mdlm-bytes": lambda s: job_masked(s, "json-mdlm-bytes"), "speed": job_speed}
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument("jobs", nargs="+", choices=list(JOBS))
+    ap.add_argument("--corpus", default=None, help="file of atomsnb.models.corpus.write_corpus; default: the standard library of this interpreter")
+    ap.add_argument("--out", required=True)
+    ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    ap.add_argument("--seed", type=int, nargs="+", default=[0])
+    ap.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of the recipe, for every job of this call")
+    ap.add_argument("--minutes", type=float, default=9.0, help="no new run begins after this many minutes")
+    ap.add_argument("--compile", default="auto", help="auto, or a mode of torch.compile")
+    ap.add_argument("--models", default=None, help="folder of the tars of an earlier call")
+    ap.add_argument("--tag", default="", help="results go to results-TAG.json")
+    ap.add_argument("--toy", action="store_true", help="sizes for a CPU and a minute")
+    args = ap.parse_args()
+    if torch.device(args.device).type == "cuda":
+        torch.cuda.set_device(torch.device(args.device))
+    s = Session(args)
+    failed = []
+    for job in args.jobs:
+        began = time.perf_counter()
+        try:
+            JOBS[job](s)
+        except Exception as fault:
+            failed.append(job)
+            s.note(f"{job}-failed", f"{type(fault).__name__}: {str(fault)[:500]}")
+            traceback.print_exc()
+        print(f"== {job}: {time.perf_counter() - began:.1f} s, {s.left():.0f} s left", flush=True)
+    raise SystemExit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
