@@ -137,7 +137,7 @@ def claims(paper: Positional[PaperName] = "", *, scale: Annotated[str, arg(metav
     from atomsnb.core.ledger import load_ledger, stale
     for file in files:
         ledger = load_ledger(file)
-        _say(ledger.table())
+        _say(ledger.table() if sys.stdout.isatty() else str(ledger.table()))
         if old := stale(ledger):
             _say(textwrap.fill(f"stale (the code changed since these were measured): {', '.join(old)}", 79) + "\n")
     return 0
@@ -146,8 +146,8 @@ def claims(paper: Positional[PaperName] = "", *, scale: Annotated[str, arg(metav
 def _everyone_waits() -> None:
     """Let the processes of one launch meet; nothing when there is only one."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from atomsnb.core.runtime import require
-        require("accelerate", "scale").PartialState().wait_for_everyone()
+        from atomsnb.core.runtime import default_device, require
+        require("accelerate", "scale").PartialState(cpu=default_device().type == "cpu").wait_for_everyone()
 
 
 def _training(name: str) -> tuple[Paper, Any, Any]:

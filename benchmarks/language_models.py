@@ -7,7 +7,7 @@
 Jobs, each of which writes what it found at once, so that a run that is cut off loses only the job in hand:
 
     sweep            depth x width x learning rate at equal parameters, one seed, few steps; bits per byte on the validation files
-    regular          dropout x steps for the shipped shape: how long the small text can be gone through
+    regular          dropout x weight decay for the shipped shape, then the number of steps: how long a small text can be gone through
     code-lm          the causal model (weights of the first seed; figures of all)
     code-mdlm        the masked-diffusion model over the same tokens
     json-mdlm-bytes  the masked-diffusion model over bytes, trained on JSON records
@@ -25,7 +25,6 @@ import json
 import math
 import sys
 import tarfile
-import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -36,8 +35,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from atomsnb.core.bench import ceilings, provenance
 from atomsnb.core.runtime import atomic_write
-from atomsnb.models import training
-from atomsnb.models.training import RECIPES, ModelRecipe, bits_per_byte, flops_per_token, train
+from atomsnb.models import evaluation, training
+from atomsnb.models.evaluation import bits_per_byte
+from atomsnb.models.masked_diffusion import likelihood_bound
+from atomsnb.models.training import RECIPES, ModelRecipe, flops_per_token, train
 from atomsnb.nn.transformer import Transformer, TransformerConfig
 
 SHAPES = {"192x10": {"d_model": 192, "n_layers": 10, "n_heads": 3, "n_kv_heads": 1, "d_ff": 560}, "256x5": {"d_model": 256, "n_layers": 5, "n_heads": 4, "n_kv_heads": 2, "d_ff": 768},
@@ -71,7 +72,7 @@ class Session:
         """The shipped recipe with what the command line changes (and the toy sizes)."""
         recipe = RECIPES[name]
         if self.args.toy:
-            recipe = recipe.replace(**TOY, **({"window": Corpus.ROW} if recipe.data == "json" else {}))
+            recipe = recipe.replace(**(TOY | ({"window": Corpus.ROW} if recipe.data == "json" else {})))
         chosen = dict(item.split("=", 1) for item in self.args.set)
         return recipe.replace(**{**chosen, **more})
 
@@ -83,26 +84,17 @@ class Corpus:
     ROW = 256
 
     def __init__(self, path: "Path | None", device: torch.device) -> None:
-        self.device, self.held, self.facts = device, {}, {}
-        if path is not None:
-            self.load(path)
-            return
-        from atomsnb.models.corpus import json_records, token_stream
+        from atomsnb.models import corpus
 
-        for tokenizer in self.SPECIAL:
-            for side in ("training", "validation", "heldout"):
-                stream = token_stream(tokenizer, side)
-                self.add(f"{tokenizer}/{side}", stream.ids, stream.bytes, stream.sha256)
+        held = corpus.read_corpus(path) if path is not None else corpus.build_corpus()
+        self.held: dict = {}
+        self.facts = {"sha256": held.sha256} | {k: held.facts[k] for k in ("python", "data", "tokenizers", "bytes", "records")}
         for side in ("training", "validation", "heldout"):
-            rows = torch.full((len(json_records(side)), self.ROW), self.SPECIAL["bytes"]["end"], dtype=torch.int32)
-            for row, text in zip(rows, json_records(side)):
-                row[: len(text)] = torch.tensor(list(text.encode("utf-8")))
-            self.add(f"json/{side}", rows, int((rows < 256).sum()), "")
-
-    def add(self, key: str, ids: Tensor, n_bytes: int, sha256: str) -> None:
-        """Keep one stream or one set of rows."""
-        self.held[key] = (ids.to(self.device, torch.int64), n_bytes)
-        self.facts[key] = {"shape": list(ids.shape), "bytes": n_bytes, "sha256": sha256}
+            for tokenizer in self.SPECIAL:
+                stream = held.stream(tokenizer, side)
+                self.held[f"{tokenizer}/{side}"] = (stream.ids.to(device, torch.int64), stream.bytes)
+            rows = held.json_windows(side, self.ROW).to(device, torch.int64)
+            self.held[f"json/{side}"] = (rows, int((rows < 256).sum()))
 
     def train(self, recipe: ModelRecipe) -> Tensor:
         """What a recipe trains on."""
@@ -170,7 +162,10 @@ def run(s: Session, recipe: ModelRecipe, *, curve_points: int = 8, compile: "boo
     tokens = recipe.batch * recipe.window
     half = len(history.wall_s) // 2
     step_s = (history.wall_s[-1] - history.wall_s[half]) / max(1, history.steps[-1] - history.steps[half]) if half else math.nan
-    figures = {"recipe": recipe.as_dict(), "parameters": model.config.n_parameters, "wall_s": round(wall, 2), "step_ms": None if math.isnan(step_s) else round(step_s * 1e3, 3),
+    top = ceilings(s.device)
+    flops = {("full_attention", "causal_attention")[skip]: tokens * flops_per_token(model.config, recipe.window, skip_masked=bool(skip)) for skip in (0, 1)}
+    share = {} if math.isnan(step_s) else {k: round(f / step_s / top.flops_per_s, 4) for k, f in flops.items()}
+    figures = {"recipe": recipe.as_dict(), "share_of_ceiling": share, "parameters": model.config.n_parameters, "wall_s": round(wall, 2), "step_ms": None if math.isnan(step_s) else round(step_s * 1e3, 3),
                "epochs": round(recipe.steps * tokens / ids.numel(), 2), "tokens_seen": recipe.steps * tokens, "final_train_loss": float(history.losses["loss"][-4:].mean()),
                "validation_curve": curve.points if curve else [], "device": provenance(s.device)["device"]}
     arrays = {"steps": torch.from_numpy(history.steps), "wall_s": torch.from_numpy(history.wall_s)} | {f"losses.{k}": torch.from_numpy(v) for k, v in history.losses.items()}
@@ -234,19 +229,27 @@ def job_sweep(s: Session) -> None:
 
 
 def job_regular(s: Session) -> None:
-    """Dropout x steps for the shipped shape."""
+    """Dropout x weight decay for the shipped shape, then the number of steps at the best of them: how long a small text can be gone through."""
     rows: list = []
-    for steps in ((12,) if s.args.toy else (1500, 4000)):
-        for dropout in (0.1, 0.2, 0.3):
-            if s.left() < 30:
-                print(f"regular: out of time before dropout {dropout}, {steps} steps", flush=True)
-                continue
-            recipe = s.recipe("code-lm", dropout=dropout, steps=steps, warmup=max(1, steps // 16))
-            _, figures, _ = run(s, recipe, curve_points=6)
-            rows.append({"dropout": dropout, "steps": steps, "validation_bpb": figures["validation_curve"][-1][1]} | figures)
-            print(f"regular dropout {dropout} steps {steps}: {rows[-1]['validation_bpb']:.4f} bits/byte (best on the way {min(p[1] for p in figures['validation_curve']):.4f}), "
-                  f"train loss {figures['final_train_loss']:.3f}, {figures['step_ms']} ms/step, {figures['wall_s']} s", flush=True)
-            s.note("regular", rows)
+
+    def one(dropout: float, decay: float, steps: int, reset: bool) -> None:
+        if s.left() < 30:
+            print(f"regular: out of time before dropout {dropout}, decay {decay}, {steps} steps", flush=True)
+            return
+        recipe = s.recipe("code-lm", dropout=dropout, weight_decay=decay, steps=steps, warmup=max(1, steps // 16))
+        _, figures, _ = run(s, recipe, curve_points=6, reset=reset)
+        rows.append({"dropout": dropout, "weight_decay": decay, "steps": steps, "validation_bpb": figures["validation_curve"][-1][1]} | figures)
+        print(f"regular dropout {dropout} decay {decay} steps {steps}: {rows[-1]['validation_bpb']:.4f} bits/byte (best on the way {min(p[1] for p in figures['validation_curve']):.4f}), "
+              f"train loss {figures['final_train_loss']:.3f}, {figures['step_ms']} ms/step, {figures['wall_s']} s", flush=True)
+        s.note("regular", rows)
+
+    usual = 12 if s.args.toy else 2000
+    for dropout in (0.2, 0.3, 0.1):
+        for i, decay in enumerate((0.1, 0.5, 1.5)):
+            one(dropout, decay, usual, i == 0)
+    best = min(rows, key=lambda r: r["validation_bpb"])
+    for steps in (2 * usual, usual // 2, 4 * usual):
+        one(best["dropout"], best["weight_decay"], steps, False)
 
 
 def job_causal(s: Session, name: str) -> None:
@@ -269,7 +272,7 @@ def job_causal(s: Session, name: str) -> None:
         print(f"{name} seed {seed}: heldout {figures['heldout']['fp32']['bits_per_byte']:.5f} bits/byte in float32, {figures['heldout']['bf16']['bits_per_byte']:.5f} with bf16 weights, "
               f"validation {figures['validation']['fp32']['bits_per_byte']:.4f}, {figures['step_ms']} ms/step, {figures['wall_s']} s", flush=True)
         s.note(name, rows)
-        if i == 0:
+        if seed == 0:
             pack(s, name, half, figures, arrays)
 
 
@@ -285,7 +288,7 @@ def job_masked(s: Session, name: str) -> None:
         half = rounded(model)
         figures["bound"] = {"fp32": bound(s, recipe, model), "bf16": bound(s, recipe, half)}
         rows.append({"seed": seed} | figures)
-        if i == 0:
+        if seed == 0:
             pack(s, name, half, figures, arrays)
         print(f"{name} seed {seed}: validation {figures['validation_curve'][-1][1]:.4f} nats/token, heldout bound {figures['bound']['bf16']}, {figures['step_ms']} ms/step, {figures['wall_s']} s", flush=True)
         s.note(name, rows)
@@ -300,11 +303,65 @@ def bound(s: Session, recipe: ModelRecipe, model: Transformer, repeats: int = 16
         n_bytes = int((rows < 256).sum())
     else:
         ids, n_bytes = s.corpus.text(recipe.tokenizer, "heldout")
-        rows = training.document_rows(ids.to(s.device), recipe.window, end_id=special["end"])
+        rows = evaluation.document_rows(ids.to(s.device), recipe.window, end_id=special["end"])
     if s.args.toy:
         rows, n_bytes, repeats = rows[:4], max(1, n_bytes * 4 // len(rows)), 2
-    result = training.masked_bits_per_byte(model, rows, n_bytes, mask_id=special["mask"], repeats=repeats, batch_size=128, seed=1, precision=recipe.precision)
-    return result._asdict()
+    result = likelihood_bound(model, rows, mask_id=special["mask"], samples=repeats, generator=torch.Generator(device=s.device).manual_seed(1), batch_size=256)
+    bits, error = result.bits_per_byte(n_bytes)
+    return {"bits_per_byte": bits, "stderr": error, "nats_per_token": result.nats_per_token, "rows": len(rows), "tokens": result.tokens, "bytes": n_bytes, "samples": repeats}
+
+
+def job_evaluate(s: Session) -> None:
+    """Infilling against a left-only model, sampling by number of steps, JSON accepted by number of steps and temperature."""
+    from atomsnb.models.masked_sampling import RandomOrder, sample
+
+    toy, found = s.args.toy, {}
+    made = lambda: torch.Generator(device=s.device).manual_seed(0)  # noqa: E731
+    lm, mdlm, special = unpack(s, "code-lm"), unpack(s, "code-mdlm"), Corpus.SPECIAL["code-bpe"]
+    window = mdlm.config.context
+    rows = evaluation.document_rows(s.corpus.text("code-bpe", "heldout")[0], window, end_id=special["end"])
+    rows = rows[rows[:, -1] != special["end"]][: 4 if toy else 700]
+    found["infilling"] = {str(span): evaluation.infilling_accuracy(mdlm, lm, rows, span, mask_id=special["mask"], batch_size=128)._asdict() for span in ((1, 4) if toy else (1, 2, 4, 8, 16, 32))}
+    for span, row in found["infilling"].items():
+        print(f"infilling {span:>3}: {({k: round(v, 4) for k, v in row.items()})}", flush=True)
+    s.note("evaluate", found)
+
+    start, length, n = (8, 16, 4) if toy else (128, 128, 256)
+    prompts = rows[:n, :start]
+
+    def judged(ids: Tensor) -> dict:
+        new = ids[:, start:]
+        out = {"perplexity": math.exp(evaluation.continuation_nats(lm, ids, start)), "repetition_4": evaluation.repetition(new), "nothing": float((new == special["end"]).float().mean())}
+        try:
+            from atomsnb.models.tokenizer import load_tokenizer
+
+            tokenizer = load_tokenizer("code-bpe")
+            texts = [tokenizer.decode(row) for row in ids.tolist()]
+            return out | {"parses": sum(map(evaluation.parses, texts)) / len(texts), "example": tokenizer.decode(ids[0].tolist())[-400:]}
+        except ImportError:
+            return out
+
+    found["sampling"] = {"real text": judged(rows[:n, : start + length])}
+    for temperature in (0.0, 0.7, 1.0):
+        for steps in ((1, 4) if toy else (1, 2, 4, 8, 16, 32, 64, 128)):
+            ids = sample(mdlm, prompt=prompts, length=length, steps=steps, temperature=temperature, generator=made(), mask_id=special["mask"]).ids
+            found["sampling"][f"T {temperature}, {steps} steps"] = judged(ids)
+            print(f"sampling T {temperature} steps {steps:>3}: {({k: round(v, 4) for k, v in found['sampling'][f'T {temperature}, {steps} steps'].items() if k != 'example'})}", flush=True)
+        s.note("evaluate", found)
+
+    bytes_, special = unpack(s, "json-mdlm-bytes"), Corpus.SPECIAL["bytes"]
+    held = s.corpus.json("heldout")
+    length = 256 - 8
+    prompts = held[torch.linspace(0, len(held) - 1, 4 if toy else 256).long().to(held.device), :8]
+    found["json"] = {"real text": evaluation.accepted_json(held[:1000], end_id=special["end"])}
+    for policy in ("confidence", "random order"):
+        for temperature in (0.0, 0.5, 1.0):
+            for steps in ((1, 4) if toy else (4, 8, 16, 31, 62, 124, 248)):
+                ids = sample(bytes_, prompt=prompts, length=length, steps=steps, temperature=temperature, policy=RandomOrder() if policy == "random order" else None, generator=made(), mask_id=special["mask"]).ids
+                found["json"][f"{policy}, T {temperature}, {steps} steps"] = {"accepted": evaluation.accepted_json(ids, end_id=special["end"]), "mean_length": float((ids < 256).sum(1).float().mean()),
+                                                                             "example": bytes(b for b in ids[0].tolist() if b < 256).decode("utf-8", "replace")}
+                print(f"json {policy} T {temperature} steps {steps:>3}: {found['json'][f'{policy}, T {temperature}, {steps} steps']['accepted']:.4f}", flush=True)
+            s.note("evaluate", found)
 
 
 # --- speed ---
@@ -343,7 +400,7 @@ def step_time(s: Session, recipe: ModelRecipe, *, compile: "bool | str", steps: 
     full, least = (tokens * flops_per_token(model.config, recipe.window, skip_masked=skip) for skip in (False, True))
     top = ceilings(s.device)
     out = {"batch": recipe.batch, "compile": str(compile), "low": low, "dropout": recipe.dropout, "step_ms": seconds * 1e3, "tokens_per_s": tokens / seconds, "flops_full_attention": full, "flops_causal_attention": least,
-           "share_full_attention": full / seconds / top.flops_per_s, "share_causal_attention": least / seconds / top.flops_per_s, "wall_s": wall,
+           "share_full_attention": full / seconds / top.flops_per_s, "share_causal_attention": least / seconds / top.flops_per_s, "wall_s": wall, "loss": float(history.losses["loss"][-1]),
            "peak_gb": torch.cuda.max_memory_allocated(s.device) / 1e9 if s.device.type == "cuda" else None}
     if seen:
         rows = sorted(seen["p"].key_averages(), key=lambda e: -e.device_time_total)
@@ -359,14 +416,17 @@ def job_speed(s: Session) -> None:
     print(f"ceiling {top.flops_per_s / 1e12:.0f} TFLOP/s, copy {top.bytes_per_s / 1e12:.2f} TB/s ({top.device})", flush=True)
     base = s.recipe("code-lm")
     auto: "bool | str" = s.device.type == "cuda"
-    plans = [(b, auto, low, p, False) for b, low, p in ((128, False, 0.0), (256, False, 0.0), (256, True, 0.0), (512, True, 0.0), (256, True, base.dropout))]
-    plans += [(256, "max-autotune-no-cudagraphs", True, 0.0, True)] if auto else []
+    plans: list = [(128, auto, False, 0.0, False), (256, auto, True, 0.0, True)]
+    if auto:  # CUDA graphs take the launches away, so that a batch may be small enough for its activations to stay in the L2 cache
+        plans += [(64, "reduce-overhead", True, 0.0, False), (32, "reduce-overhead", True, 0.0, True), (256, "max-autotune-no-cudagraphs", True, 0.0, True), (256, auto, True, 0.0, "320x3")]
     for batch, mode, low, dropout, profile in [(base.batch, False, False, 0.0, False)] if s.args.toy else plans:
         if s.left() < 30:
             print("speed: out of time", flush=True)
             break
         try:
-            row = step_time(s, base.replace(batch=batch, dropout=dropout, steps=1000, warmup=10), compile=mode, low=low, profile=profile, steps=8 if s.args.toy else 75)
+            other = SHAPES[profile] if isinstance(profile, str) else {}
+            row = step_time(s, base.replace(batch=batch, dropout=dropout, steps=1000, warmup=10, **other), compile=mode, low=low, profile=profile is True, steps=8 if s.args.toy else 75)
+            row["shape"] = profile if isinstance(profile, str) else "shipped"
         except Exception as fault:  # one variant that does not run must not cost the others
             row = {"batch": batch, "compile": str(mode), "low": low, "failed": f"{type(fault).__name__}: {str(fault)[:300]}"}
         found["rows"].append(row)
@@ -377,7 +437,7 @@ def job_speed(s: Session) -> None:
 
 
 JOBS = {"sweep": job_sweep, "regular": job_regular, "code-lm": lambda s: job_causal(s, "code-lm"), "byte-lm-tiny": lambda s: job_causal(s, "byte-lm-tiny"),
-        "code-mdlm": lambda s: job_masked(s, "code-mdlm"), "json-mdlm-bytes": lambda s: job_masked(s, "json-mdlm-bytes"), "speed": job_speed}
+        "code-mdlm": lambda s: job_masked(s, "code-mdlm"), "json-mdlm-bytes": lambda s: job_masked(s, "json-mdlm-bytes"), "speed": job_speed, "evaluate": job_evaluate}
 
 
 def main() -> None:
@@ -392,7 +452,7 @@ def main() -> None:
     ap.add_argument("--compile", default="auto", help="auto, or a mode of torch.compile")
     ap.add_argument("--models", default=None, help="folder of the tars of an earlier call")
     ap.add_argument("--tag", default="", help="results go to results-TAG.json")
-    ap.add_argument("--toy", action="store_true", help="sizes for a CPU and a minute")
+    ap.add_argument("--toy", action="store_true", help="tiny sizes, for a test on a CPU")
     args = ap.parse_args()
     if torch.device(args.device).type == "cuda":
         torch.cuda.set_device(torch.device(args.device))

@@ -12,6 +12,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from test_cli import ROOT, call
 
+from atomsnb.core.papers import papers
+
 
 @pytest.fixture
 def house(tmp_path):
@@ -19,7 +21,8 @@ def house(tmp_path):
     shutil.copy(ROOT / "settings.ini", tmp_path / "settings.ini")
     (tmp_path / "nbs" / "quantum").mkdir(parents=True)
     package = tmp_path / "atomsnb"
-    shutil.copytree(ROOT / "atomsnb", package, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors", "representation", "kernels", "nn"))
+    parts = {p.part for p in papers()}
+    shutil.copytree(ROOT / "atomsnb", package, ignore=shutil.ignore_patterns("__pycache__", "*.safetensors", "kernels", "nn", *parts))
     text = (package / "papers.toml").read_text()
     (package / "papers.toml").write_text(re.sub(r'(room = "quantum.qnn".*?status = )"planned"', r'\1"landed"', text, flags=re.S))
     (package / "quantum").mkdir()
@@ -98,14 +101,22 @@ def test_train_goes_on_after_an_interruption(house, tmp_path):
 
 
 def test_train_runs_once_per_process_under_accelerate(house, tmp_path):
-    """`accelerate launch -m atomsnb train`: two processes, one folder, one voice."""
+    """`accelerate launch … -m atomsnb train`, one command: two processes train one model over gloo, into one folder, with one voice."""
     pytest.importorskip("accelerate")
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "ATOMSNB_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    module = tmp_path / "atomsnb" / "quantum" / "qnn.py"
+    module.write_text(module.read_text().split("def train(")[0] + (
+        "def train(cfg, *, out, resume='auto'):\n    import torch\n    from atomsnb.core.batches import TensorBatches\n    from atomsnb.core.train import fit\n"
+        "    torch.manual_seed(0)\n    model = torch.nn.Linear(2, 1)\n"
+        "    history = fit(model, lambda m, b, s: (m(b) - 1).square().mean(), TensorBatches(torch.randn(16, 2), batch_size=4), steps=cfg.steps, device='cpu', checkpoint=Path(out) / 'checkpoint')\n"
+        "    print('world', torch.distributed.get_world_size(), torch.distributed.get_backend(), round(sum(p.sum().item() for p in model.parameters()), 6))\n    return history\n"))
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "ATOMSNB_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    # torchrun is what accelerate starts for several processes; on CPU, accelerate itself starts a single one without MPI
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", port, "-m", "atomsnb", "train", "qnn", "--out", "r"],
-                          cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+    # Without a GPU, --multi_gpu still starts torch's elastic launcher (the device is the library's choice); --cpu would start one process unless MPI is there.
+    done = subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+                           "--main_process_port", port, "-m", "atomsnb", "train", "qnn", "--out", "r"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("10 steps") == 1 and done.stdout.count("resume auto") == 2
+    told = re.findall(r"world 2 gloo \S+", done.stdout)
+    assert len(told) == 2 and told[0] == told[1] and done.stdout.count("10 steps") == 1, done.stdout
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["status"] == "trained" and any((tmp_path / "r" / "checkpoint").iterdir())

@@ -118,7 +118,7 @@ class LedgerTable:
         from rich.text import Text
 
         table = Table(title=f"{self.title}\n{self.summary}", title_justify="left", box=box.SIMPLE_HEAD, show_lines=True, padding=0, pad_edge=False)
-        for head, width in (("Claim and rule", 25), ("Paper", 12), ("Ours", 13), ("Peer", 7), ("Control", 7), ("Verdict", 10)):
+        for head, width in (("Claim and rule", 24), ("Paper", 14), ("Ours", 13), ("Peer", 7), ("Control", 7), ("Verdict", 10)):
             table.add_column(head, width=width, overflow="fold")
         for row in self.rows:
             mark, colour = _MARKS[row.verdict]
@@ -265,10 +265,11 @@ class Ledger(Book):
         columns = {"ours": to_values(ours, "ours")}
         columns.update({n: to_values(v, n) for n, v in (("peer", peer), ("control", control)) if v is not None})
         verdict = judge(claim.rule, columns["ours"], claim.paper_value, columns.get("peer"), columns.get("control")).verdict
+        digest = None if data_hash is None else to_text(data_hash, "data_hash")
         listed = None if seeds is None else tuple(check_int(s, "seeds") for s in seeds)
         if listed is not None and len(set(listed)) != len(columns["ours"]):
             raise LedgerError(f"claim {id!r}: seeds {listed} for {len(columns['ours'])} values; accepted: one seed per value, no two alike")
-        return self._enter(claim, verdict, our_conditions=to_text(conditions, "conditions", blank=True), seeds=listed, data_hash=data_hash, wall_s=wall_s,
+        return self._enter(claim, verdict, our_conditions=to_text(conditions, "conditions", blank=True), seeds=listed, data_hash=digest, wall_s=wall_s,
                            peak_mb=peak_mb, **columns)  # fmt: skip
 
     def not_testable(self, id: str, reason: str, *, overwrite: bool = False) -> Record:

@@ -138,7 +138,11 @@ def notebook_path(name: str | Paper) -> Path:
     root = checkout()
     if isinstance(name, str) and (path := root / "nbs" / (name.replace(".", "/") + ".ipynb")).is_file():
         return path
-    paper = find_paper(name) if isinstance(name, str) else name
+    try:
+        paper = find_paper(name) if isinstance(name, str) else name
+    except UsageError:
+        rooms = [room_of(p) for p in sorted((root / "nbs").rglob("[!._]*.ipynb"))]
+        raise unknown("paper or room", str(name), dict.fromkeys([*(p.room for p in papers()), *(p.room.split(".")[1] for p in papers()), *rooms])) from None
     path = root / "nbs" / (paper.room.replace(".", "/") + ".ipynb")
     if not path.is_file():
         raise UsageError(f"{paper.room} is {paper.status}; its notebook is not there yet (atomsnb list shows what is)")

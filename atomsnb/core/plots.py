@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from .checks import check_choice, check_int, check_number
 from .runtime import atomic_write
@@ -236,7 +236,7 @@ def show(fig: Figure, *, alt: str | None = None, kind: str = "auto") -> None:
 
 # %% ../../nbs/core/plots.ipynb #02177345
 def histogram(ax: Axes, values: Any, bins: int | Sequence[float] | np.ndarray = 60, *, label: str | None = None, density: bool = True,
-              colour: str | None = None) -> tuple[Float[np.ndarray, "bins"], Float[np.ndarray, "bins+1"]]:
+              colour: str | None = None) -> tuple[Real[np.ndarray, "bins"], Real[np.ndarray, "bins+1"]]:
     """Draw a histogram as an outline with a light fill.
 
     Parameters
@@ -257,6 +257,7 @@ def histogram(ax: Axes, values: Any, bins: int | Sequence[float] | np.ndarray = 
     Returns
     -------
     heights : (bins,)
+        Densities, or counts as whole numbers.
     edges : (bins + 1,)
     """
     flat = _finite(values, "values").reshape(-1)

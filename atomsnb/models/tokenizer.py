@@ -218,7 +218,7 @@ class BPETokenizer(Tokenizer):
         self._bytes = [b""] * 4 + [bytes(letters[c] for c in name) for name in names[4:]]
 
     def _encode(self, texts: Sequence[str], allow_special: bool) -> list[list[int]]:
-        return [encoding.ids for encoding in self._engines[allow_special].encode_batch(list(texts), add_special_tokens=False)]
+        return [encoding.ids for encoding in self._engines[allow_special].encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that a token stands for; empty for a special token."""
@@ -330,17 +330,20 @@ def _by_folder(folder: Path, name: str) -> Tokenizer:
 
 def _by_transformers(source: str, name: str) -> Tokenizer:
     "A tokenizer of transformers from local files, without anybody else's code."
-    from atomsnb.models.encoder import _offline
-
-    transformers = require("transformers", "models", "tokenizers by name")
-    try:
-        with _offline(): backend = transformers.AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
+    try: return TransformersTokenizer(_backend(source), name)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         if Path(source).is_dir(): raise ModelNotFoundError(f"the folder {name!r} holds no tokenizer: {reason}") from None
         raise ModelNotFoundError(f"tokenizer {name!r} is none of code-bpe and bytes, no folder, and not in the local Hugging Face cache, and nothing is downloaded here: "
                                  f"fetch it once with `hf download {name}`, or pass the folder that holds it") from None
-    return TransformersTokenizer(backend, name)
+
+
+def _backend(source: str) -> Any:
+    "transformers' own tokenizer object."
+    from atomsnb.models.encoder import _offline
+
+    transformers = require("transformers", "models", "tokenizers by name")
+    with _offline(): return transformers.AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=False)
 
 
 @lru_cache(maxsize=4)

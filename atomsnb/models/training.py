@@ -4,11 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'ModelRecipe', 'StreamWindows', 'DocumentWindows', 'MaskedBatch', 'MaskedBatches', 'next_token_loss',
-           'MaskedLoss', 'InBF16', 'decayed_groups', 'make_batches', 'train', 'BitsPerByte', 'bits_per_byte',
-           'document_rows', 'MaskedBits', 'masked_bits_per_byte', 'flops_per_token']
+           'MaskedLoss', 'InBF16', 'decayed_groups', 'make_batches', 'train', 'flops_per_token']
 
-# %% ../../nbs/models/training.ipynb #5cd14b54
-import math
+# %% ../../nbs/models/training.ipynb #1ca2b96c
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +26,7 @@ from ..core.train import fit, warmup_cosine
 from .masked_diffusion import Corruption, draw_corruption, mdlm_loss
 from ..nn.transformer import Transformer, TransformerConfig
 
-# %% ../../nbs/models/training.ipynb #422eecb6
+# %% ../../nbs/models/training.ipynb #1c0ae593
 @dataclass(frozen=True)
 class ModelRecipe(Config):
     """Everything that decides a trained model, apart from the text."""
@@ -98,7 +96,7 @@ class ModelRecipe(Config):
         fields = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "dropout")
         return TransformerConfig(**{f: getattr(self, f) for f in fields}, context=self.window, tied=True, causal=self.kind == "causal")
 
-# %% ../../nbs/models/training.ipynb #0e88d48c
+# %% ../../nbs/models/training.ipynb #be3704d5
 RECIPES: dict[str, ModelRecipe] = {
     "code-lm": ModelRecipe(),
     "code-mdlm": ModelRecipe(name="code-mdlm", kind="masked", batch=128, steps=6000, lr=2e-3, warmup=300, dropout=0.1),
@@ -109,7 +107,7 @@ RECIPES: dict[str, ModelRecipe] = {
 }
 "The recipes of the models that ship with the library, by name."
 
-# %% ../../nbs/models/training.ipynb #ccc6a671
+# %% ../../nbs/models/training.ipynb #1c01a579
 class _Epochs(Batches):
     """Windows of a token stream: an epoch visits every window once, in an order and at a phase of its own."""
 
@@ -228,7 +226,7 @@ class DocumentWindows(_Epochs):
         places = rows[:, :1] + self._steps
         return torch.where(places < rows[:, 1:], self.ids[places.clamp(max=len(self.ids) - 1)], self.end_id)
 
-# %% ../../nbs/models/training.ipynb #7fb70f27
+# %% ../../nbs/models/training.ipynb #4c89135c
 class MaskedBatch(NamedTuple):
     """A batch for masked diffusion: the sequences and the coins that hide their tokens."""
 
@@ -269,7 +267,7 @@ class MaskedBatches(Batches):
         """The source's, and the seed of the corruption."""
         return {"source": self.source.fingerprint(), "corruption": self.seed}
 
-# %% ../../nbs/models/training.ipynb #a609d40d
+# %% ../../nbs/models/training.ipynb #5a468b21
 def next_token_loss(model: Callable[..., Any], batch: Int[Tensor, "batch tokens"], step: int = 0) -> Tensor:
     """Mean cross-entropy of every token of a window given those before it, in nats (@eq-ce); the first token is given."""
     logits = model(batch[:, :-1]).logits
@@ -323,7 +321,7 @@ def decayed_groups(recipe: ModelRecipe) -> Callable[[Sequence[nn.Parameter]], to
 
     return make
 
-# %% ../../nbs/models/training.ipynb #e591e7c6
+# %% ../../nbs/models/training.ipynb #e76f3500
 def make_batches(recipe: ModelRecipe, ids: Tensor, *, end_id: int) -> Batches:
     """The batches of a recipe.
 
@@ -390,162 +388,7 @@ def train(
     )  # fmt: skip
     return model.eval(), history
 
-# %% ../../nbs/models/training.ipynb #47d2c19c
-class BitsPerByte(NamedTuple):
-    """What a model needs to write down a text."""
-
-    bits_per_byte: float
-    "Bits per byte of the text before it was tokenised; the bits of the end tokens count, their bytes do not exist."
-    nats_per_token: float
-    "Mean negative log-likelihood, end tokens included."
-    tokens: int
-    "Tokens predicted."
-    bytes: int
-    "Bytes of the text."
-
-
-@torch.no_grad()
-def bits_per_byte(
-    model: nn.Module, ids: Int[Tensor, "n"], n_bytes: int, *, window: int | None = None, stride: int | None = None, start_id: int | None = None, batch_size: int = 16,
-    precision: str = "fp32",
-) -> BitsPerByte:  # fmt: skip
-    """Code length of a text under a causal model (@eq-bpb): each token is predicted once, from at least `window - stride` tokens before it where the text has them.
-
-    Parameters
-    ----------
-    model : nn.Module
-        A causal `Transformer`, or anything whose `model(ids).logits` are (B, n, V).
-    ids : (n,) integer
-        The text as tokens, documents closed by the end token.
-    n_bytes : int
-        Bytes of the text in UTF-8, before tokenising.
-    window : int, optional
-        Context; default the model's.
-    stride : int, optional
-        Tokens by which the window moves; default half a window. Equal to `window`: no context beyond the window's beginning.
-    start_id : int, optional
-        What stands before the first token; default the last token of `ids`, which closes its documents.
-    batch_size : int, default 16
-        Windows at a time.
-    precision : {"fp32", "bf16"}, default "fp32"
-        "bf16" runs the model under autocast; the logarithms are float32, the sum float64, always.
-
-    Returns
-    -------
-    BitsPerByte
-    """
-    ids = check_tensor(ids, "ids", dtype="integer", ndim=1)
-    n, n_bytes = len(ids), check_int(n_bytes, "n_bytes", minimum=1)
-    window = check_int(model.config.context if window is None else window, "window", minimum=2)
-    stride = check_int(max(1, window // 2) if stride is None else stride, "stride", minimum=1, maximum=window)
-    where = next(model.parameters()).device
-    text = torch.cat([ids[-1:] if start_id is None else ids.new_full((1,), start_id), ids]).long().to(where)
-    window = min(window, n)
-    first = list(range(0, n - window, stride)) + [n - window]                     # the last window ends with the text
-    nats, counted, training = torch.zeros((), dtype=torch.float64, device=where), 0, model.training
-    model.eval()
-    for begin in range(0, len(first), batch_size):
-        at = torch.tensor(first[begin : begin + batch_size], device=where)[:, None] + torch.arange(window, device=where)
-        with torch.autocast(where.type, dtype=torch.bfloat16, enabled=precision != "fp32"):
-            logits = model(text[at]).logits
-        nll = F.cross_entropy(logits.flatten(0, 1).float(), text[at + 1].flatten(), reduction="none").view(at.shape)
-        for row, start in enumerate(first[begin : begin + batch_size]):
-            new = start + window - counted                                        # tokens of this window that no earlier one predicted
-            nats += nll[row, window - new :].double().sum()
-            counted += new
-    model.train(training)
-    total = float(nats)
-    return BitsPerByte(total / math.log(2) / n_bytes, total / counted, counted, n_bytes)
-
-# %% ../../nbs/models/training.ipynb #64376a3d
-def document_rows(ids: Int[Tensor, "n"], window: int, *, end_id: int) -> Int[Tensor, "rows window"]:
-    """A stream cut into rows that never cross from one document into the next; the last row of each document is filled with its end token.
-
-    Parameters
-    ----------
-    ids : (n,) integer
-        Documents, each closed by `end_id`.
-    window : int
-        Tokens of a row.
-    end_id : int
-        The end token.
-
-    Returns
-    -------
-    (rows, window) int64
-    """
-    check_int(window, "window", minimum=1)
-    ids = check_tensor(ids, "ids", dtype="integer", ndim=1).long()
-    rows, start = [], 0
-    for end in ((ids == end_id).nonzero()[:, 0] + 1).tolist():
-        padded = F.pad(ids[start:end], (0, -(end - start) % window), value=end_id)
-        rows.append(padded.view(-1, window))
-        start = end
-    if start != len(ids):
-        raise ValueError(f"ids does not close with the end token {end_id}; accepted: a stream of documents, each closed by it")
-    return torch.cat(rows)
-
-
-class MaskedBits(NamedTuple):
-    """The likelihood bound of a masked-diffusion model on a text."""
-
-    bits_per_byte: float
-    "At most this many bits per byte, in expectation over the corruption."
-    stderr: float
-    "Standard error of that estimate, from the repetitions."
-    nats_per_token: float
-    "Mean over the tokens of the rows, fill included."
-    rows: int
-    "Rows, each coded without knowledge of the others."
-    repeats: int
-    "Corruptions per row."
-
-
-@torch.no_grad()
-def masked_bits_per_byte(
-    model: nn.Module, rows: Int[Tensor, "rows window"], n_bytes: int, *, mask_id: int, repeats: int = 8, batch_size: int = 64, seed: int = 0, precision: str = "fp32",
-) -> MaskedBits:  # fmt: skip
-    """Upper bound on the code length of rows under a masked-diffusion model, by the exact-count form of its loss.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Gives logits (B, L, V).
-    rows : (rows, window) integer
-        Whole sequences.
-    n_bytes : int
-        Bytes of the text in the rows.
-    mask_id : int
-        The mask token.
-    repeats : int, default 8
-        Corruptions per row, at least 2.
-    batch_size, seed
-        Rows at a time (the times of a batch are stratified), and the seed of the corruption.
-    precision : {"fp32", "bf16"}, default "fp32"
-        As in `bits_per_byte`.
-
-    Returns
-    -------
-    MaskedBits
-    """
-    rows, repeats = check_tensor(rows, "rows", dtype="integer", ndim=2).long(), check_int(repeats, "repeats", minimum=2)
-    check_int(n_bytes, "n_bytes", minimum=1)
-    where, training = next(model.parameters()).device, model.training
-    model.eval()
-    loss, totals = MaskedLoss(mask_id), []
-    for repeat in range(repeats):
-        total = torch.zeros((), dtype=torch.float64, device=where)
-        for number, begin in enumerate(range(0, len(rows), batch_size)):
-            part = rows[begin : begin + batch_size].to(where)
-            generator = torch.Generator(device=where).manual_seed((seed * 1_000_003 + repeat * 7919 + number * 2_654_435_761) % 2**63)
-            with torch.autocast(where.type, dtype=torch.bfloat16, enabled=precision != "fp32"):
-                total += loss(model, MaskedBatch(part, draw_corruption(len(part), part.shape[1], generator)))["loss"].double() * part.numel()
-        totals.append(float(total))
-    model.train(training)
-    nats, error = float(np.mean(totals)), float(np.std(totals, ddof=1) / math.sqrt(repeats))
-    return MaskedBits(nats / math.log(2) / n_bytes, error / math.log(2) / n_bytes, nats / rows.numel(), len(rows), repeats)
-
-# %% ../../nbs/models/training.ipynb #30cca561
+# %% ../../nbs/models/training.ipynb #967c1ff5
 def flops_per_token(config: TransformerConfig, window: int | None = None, *, training: bool = True, skip_masked: bool = False) -> float:
     """Floating-point operations per token (@eq-flops): products only, a multiply-add counts two.
 

@@ -23,6 +23,11 @@ import torch
 from torch import Tensor
 
 
+TENSORS = ("tensor", "sized", "sized stack", "sized rows")
+"""Kinds of tensors. "sized" must fit another argument. A stack is documented to take leading axes, so that only a missing axis is a wrong rank; rows may have any
+number of axes before their last one, so that only a number without axes is."""
+
+
 @dataclass
 class Case:
     """One public function, a call that is right, and the kind of each argument to spoil."""
@@ -56,15 +61,15 @@ def spoil(value: Tensor, number: float) -> Tensor:
 
 def bad_values(kind: str, good: Any) -> "Iterator[tuple[str, Any]]":
     """(class, value) pairs to try in place of a good value."""
-    if kind in ("tensor", "stack", "sized"):  # "sized" must fit another argument; a stack accepts leading axes, so only a missing axis is a wrong rank
+    if kind in TENSORS:
         yield from (("nan", spoil(good, math.nan)), ("+inf", spoil(good, math.inf)), ("-inf", spoil(good, -math.inf)))
         yield "empty", good[:0]
         yield "zero axis", good[..., :0]
-        yield "wrong rank", good[0] if kind == "stack" else good[None]
+        yield "wrong rank", good.sum() if "rows" in kind else good[0] if "stack" in kind else good[None]
         yield "wrong dtype", (good * 10).long()
         yield "wrong device", good.to("meta")
         yield "text", "a tensor"
-        if kind == "sized":
+        if "sized" in kind:
             yield "size", torch.cat([good, good[..., :1]], dim=-1)
     elif kind == "integers":
         yield from (("empty", good[:0]), ("wrong rank", good[None]), ("range", good * 0 - 1), ("text", "a tensor"))
@@ -135,7 +140,7 @@ def case_rows(case: Case) -> "list[dict]":
         for label, value in bad_values(kind, case.good().get(argument)):
             outcome, said = judge(case, argument, value)
             rows.append({"function": case.target, "argument": argument, "class": label, "outcome": outcome, "said": said})
-        if kind in ("tensor", "stack", "sized"):
+        if kind in TENSORS:
             same = noncontiguous_agrees(case, argument)
             rows.append({"function": case.target, "argument": argument, "class": "non-contiguous", "outcome": "named" if same else "changed", "said": ""})
     return rows
