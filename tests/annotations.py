@@ -9,15 +9,21 @@ import dataclasses
 import functools
 import importlib.util
 import inspect
+import random
 import sys
 from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import torch
-from beartype import BeartypeConf, BeartypeStrategy, beartype
+
+_shared, random.getrandbits = random.getrandbits, random.Random(0).getrandbits  # beartype looks at one random item of a list; not with the generator of the code under test
+try:
+    from beartype import BeartypeConf, beartype
+finally:
+    random.getrandbits = _shared
 from jaxtyping import TypeCheckError, jaxtyped
 
-CHECKER = beartype(conf=BeartypeConf(is_pep484_tower=True, strategy=BeartypeStrategy.O1))  # an int is a float, as in PEP 484
+CHECKER = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as in PEP 484
 FOUND: "list[str]" = []  # violations since the last look, for those that an `except Exception` of the library swallows
 WATCHED: "set[str]" = set()
 F = TypeVar("F")

@@ -1,6 +1,7 @@
 """The watch over annotations can fail: planted lies are found, refusals keep their own words, and the whole library is under watch."""
 import importlib
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,10 @@ class Config:
 class Pair(NamedTuple):
     a: int
 
+def first(items: list[int]) -> int:
+    "A list, of which beartype looks at one random item."
+    return items[0]
+
 class Thing:
     def method(self, k: int) -> int: return k
     @classmethod
@@ -83,6 +88,13 @@ def test_what_is_true_passes(planted):
     assert planted.double(x).sum() == 12 and planted.strict(x, 3) == 3 and planted.scale(4) == 2.0 and planted.Config(3).size == 3
     assert planted.Thing().method(1) == planted.Thing.free(1) == planted.Pair(1).a == 1 and isinstance(planted.Thing.make(1), planted.Thing)
     assert not annotations.FOUND
+
+
+def test_looking_does_not_touch_the_generators(planted):
+    state = random.getstate(), torch.get_rng_state()
+    for _ in range(5):
+        planted.first([1, 2, 3])
+    assert random.getstate() == state[0] and torch.equal(torch.get_rng_state(), state[1])
 
 
 def test_a_refusal_keeps_its_own_words(planted):

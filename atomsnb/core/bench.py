@@ -344,12 +344,12 @@ class PowerLaw:
         return self.constant * size**self.exponent
 
 
-def fit_exponent(sizes: Sequence[float], values: Sequence[float]) -> PowerLaw:
+def fit_exponent(sizes: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray) -> PowerLaw:
     """Least-squares power law through (size, value) pairs.
 
     Parameters
     ----------
-    sizes, values : sequences of equal length
+    sizes, values : sequences or arrays of equal length
         Positive finite numbers, at least two different sizes.
 
     Returns

@@ -6,7 +6,7 @@
 __all__ = ['BitsPerByte', 'bits_per_byte', 'document_rows', 'Infilling', 'infilling_accuracy', 'accepted_json', 'repetition',
            'parses', 'continuation_nats']
 
-# %% ../../nbs/models/evaluation.ipynb #e8325b20
+# %% ../../nbs/models/evaluation.ipynb #ed3b5ffd
 import ast
 import json
 import math
@@ -24,7 +24,7 @@ from ..core.checks import check_int, check_tensor
 from .masked_sampling import infill
 from ..nn.transformer import KVCache
 
-# %% ../../nbs/models/evaluation.ipynb #a44c3778
+# %% ../../nbs/models/evaluation.ipynb #d6025ec1
 class BitsPerByte(NamedTuple):
     """What a model needs to write down a text."""
 
@@ -70,7 +70,7 @@ def bits_per_byte(
     """
     ids = check_tensor(ids, "ids", dtype="integer", ndim=1)
     n, n_bytes = len(ids), check_int(n_bytes, "n_bytes", minimum=1)
-    window = check_int(model.config.context if window is None else window, "window", minimum=2)
+    window = check_int(getattr(model.config, "context", None) if window is None else window, "window", minimum=2)
     stride = check_int(max(1, window // 2) if stride is None else stride, "stride", minimum=1, maximum=window)
     where = next(model.parameters()).device
     text = torch.cat([ids[-1:] if start_id is None else ids.new_full((1,), start_id), ids]).long().to(where)
@@ -89,7 +89,7 @@ def bits_per_byte(
     total = float(nats)
     return BitsPerByte(total / math.log(2) / n_bytes, total / n, n, n_bytes)
 
-# %% ../../nbs/models/evaluation.ipynb #68283327
+# %% ../../nbs/models/evaluation.ipynb #28ed8511
 def document_rows(ids: Int[Tensor, "n"], window: int, *, end_id: int) -> Int[Tensor, "rows window"]:
     """A stream cut into rows that never cross from one document into the next; the last row of each document is filled with its end token.
 
@@ -117,7 +117,7 @@ def document_rows(ids: Int[Tensor, "n"], window: int, *, end_id: int) -> Int[Ten
         raise ValueError(f"ids does not close with the end token {end_id}; accepted: a stream of documents, each closed by it")
     return torch.cat(rows)
 
-# %% ../../nbs/models/evaluation.ipynb #0292d6e0
+# %% ../../nbs/models/evaluation.ipynb #95e0f22f
 class Infilling(NamedTuple):
     """How often two models put the right tokens into a gap."""
 
@@ -174,7 +174,7 @@ def infilling_accuracy(masked: nn.Module, causal: nn.Module, rows: Int[Tensor, "
     masked_whole, causal_whole = found.all(2).double().mean(1).tolist()
     return Infilling(masked_tokens, causal_tokens, masked_whole, causal_whole, found.shape[1])
 
-# %% ../../nbs/models/evaluation.ipynb #3a224143
+# %% ../../nbs/models/evaluation.ipynb #51cd073e
 def accepted_json(rows: Int[Tensor, "rows window"], *, end_id: int) -> float:
     """Share of rows of bytes that `json.loads` accepts as an object or an array: the bytes before the first end token, and an end token there is.
 

@@ -16,6 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
 from ..core.checks import check_int
 from ..core.runtime import atomic_write, require, sha256_json
 from .encoder import ModelNotFoundError, WeightsError
@@ -97,7 +101,7 @@ class Tokenizer(ABC):
 
     __call__ = encode
 
-    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+    def decode(self, ids: Iterable[int] | Int[Tensor, "n"] | Int[np.ndarray, "n"], *, skip_special: bool = True) -> str:
         """The text of token numbers.
 
         Parameters
@@ -300,7 +304,7 @@ class TransformersTokenizer(Tokenizer):
     def _encode(self, texts: Sequence[str], allow_special: bool) -> list[list[int]]:
         return [[int(i) for i in ids] for ids in self.backend(list(texts), add_special_tokens=False, split_special_tokens=not allow_special)["input_ids"]] if texts else []
 
-    def decode(self, ids: Iterable[int], *, skip_special: bool = True) -> str:
+    def decode(self, ids: Iterable[int] | Int[Tensor, "n"] | Int[np.ndarray, "n"], *, skip_special: bool = True) -> str:
         """The text of token numbers, by the backend."""
         return str(self.backend.decode(_ids(ids, self.vocab_size), skip_special_tokens=skip_special, clean_up_tokenization_spaces=False))
 

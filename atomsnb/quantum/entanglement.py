@@ -11,7 +11,7 @@ __all__ = ['METRICS', 'EntanglementConfig', 'page_entropy', 'marchenko_pastur_pd
            'attention_entropy', 'LoRALinear', 'MPSLinear', 'inject_adapters', 'delta_weights', 'merge', 'FineTuning',
            'Arm', 'AttentionStates', 'attention_states']
 
-# %% ../../nbs/quantum/entanglement.ipynb #e832a24d
+# %% ../../nbs/quantum/entanglement.ipynb #2d52bffa
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ from ..nn.adapters import LoRALinear, MPSLinear, adapters_of, delta_weights, inj
 from ..nn.fine_tuning import Arm, AttentionStates, FineTuning, FineTuningConfig, attention_states, norm_matched, spectrum_matched, truncated
 from ..nn.schmidt import EntanglementProfile, attention_entropy, entanglement_profile, lora_profile, prime_sites
 
-# %% ../../nbs/quantum/entanglement.ipynb #c8ed79b2
+# %% ../../nbs/quantum/entanglement.ipynb #5ede72b5
 @dataclass(frozen=True)
 class EntanglementConfig(FineTuningConfig):
     """Settings of the paper's experiment: those of `FineTuningConfig`, and these."""
@@ -76,7 +76,7 @@ class EntanglementConfig(FineTuningConfig):
             check_number(lr, "lr_grid", minimum=0, open_min=True)
         check_int(self.null_samples, "null_samples", minimum=10)
 
-# %% ../../nbs/quantum/entanglement.ipynb #f44338ba
+# %% ../../nbs/quantum/entanglement.ipynb #14336179
 def page_entropy(m: int, n: int, base: float = math.e) -> float:
     """Mean entanglement entropy of a random complex state of two systems of sizes m and n (@eq-page), exact."""
     m, n = sorted((check_int(m, "m", minimum=1), check_int(n, "n", minimum=1)))
@@ -99,7 +99,7 @@ def marchenko_pastur_entropy(m: int, n: int, base: float = math.e) -> float:
     m, n = sorted((check_int(m, "m", minimum=1), check_int(n, "n", minimum=1)))
     return max(0.0, math.log(m) - m / (2 * n)) / math.log(check_number(base, "base", minimum=1, open_min=True))
 
-# %% ../../nbs/quantum/entanglement.ipynb #6aa2de62
+# %% ../../nbs/quantum/entanglement.ipynb #0e0e5946
 def chain_entropy(*sizes: int, base: float = math.e) -> float:
     """Entropy of a product of independent Gaussian matrices of sizes n0 x n1, n1 x n2, ..., in the limit of large sizes (@eq-chain).
 
@@ -124,7 +124,7 @@ def chain_entropy(*sizes: int, base: float = math.e) -> float:
     value = math.log(ordered[0]) + 1 + float((g[1:] / np.arange(1, len(g))).sum())
     return max(0.0, value) / math.log(check_number(base, "base", minimum=1, open_min=True))
 
-# %% ../../nbs/quantum/entanglement.ipynb #cd76f4eb
+# %% ../../nbs/quantum/entanglement.ipynb #40cee9ba
 def _cuts(d_out: int, d_in: int) -> tuple[list[int], list[int]]:
     """Sizes of the left part at every cut among the row digits (the last is the centre), and of the column part left of every later cut."""
     rows, columns = prime_sites((d_out, d_in))
@@ -203,7 +203,7 @@ def valley_depth(profile: EntanglementProfile | Float[np.ndarray, "*batch bonds"
         raise ValueError(f"center is {c}; accepted: a cut with at least one other on either side, 2 to {values.shape[-1] - 1}")
     return (values[..., : c - 1].max(-1) + values[..., c:].max(-1)) / 2 - values[..., c - 1]
 
-# %% ../../nbs/quantum/entanglement.ipynb #b7be2090
+# %% ../../nbs/quantum/entanglement.ipynb #14b482c6
 def random_attention(n: int, s: float, causal: bool = True, *, rank: int | None = None, samples: int = 1, generator: torch.Generator) -> Float[Tensor, "samples n n"]:
     """Attention matrices of random logits with standard deviation s.
 
@@ -259,7 +259,7 @@ def attention_null_entropy(n: int, s: float, causal: bool = False, *, samples: i
     h = 0.0 if p in (0.0, 1.0) else -p * math.log(p) - (1 - p) * math.log1p(-p)
     return max(0.0, h + (1 - p) * (math.log(n) - 0.5))
 
-# %% ../../nbs/quantum/entanglement.ipynb #080bff3a
+# %% ../../nbs/quantum/entanglement.ipynb #b25e748d
 def attention_scaling(attn: Float[Tensor, "*batch N N"], sizes: Sequence[int], first_column: bool = True) -> Float[Tensor, "*batch sizes"]:
     """Entropy of the leading n x n blocks of causal attention matrices.
 
@@ -343,7 +343,7 @@ def scaling_fits(sizes: Sequence[int], entropy: Sequence[float] | Float[np.ndarr
         fits[name] = ScalingFit(name, tuple(float(v) for v in found.x), interval, aic)
     return fits
 
-# %% ../../nbs/quantum/entanglement.ipynb #69e47796
+# %% ../../nbs/quantum/entanglement.ipynb #2e59101c
 def python_reference() -> Dataset:
     """Chapters of Python's language reference from the running interpreter (`pydoc_data.topics`), one document each, on the five sides of `core.data`."""
     topics: dict[str, str] = {name: text for name, text in require("pydoc_data.topics", "data", "the text of Python's language reference").topics.items() if text.strip()}
@@ -374,7 +374,7 @@ def fine_tuning_text(name: str = "python_reference") -> Dataset:
     return Dataset(path.name, "documents of a .jsonl file", documents, splits=MappingProxyType({s: tuple(d.path for d in documents if d.split == s) for s in SHARES}),
                    hashes=MappingProxyType({d.path: sha256_json(d.text) for d in documents}))  # fmt: skip
 
-# %% ../../nbs/quantum/entanglement.ipynb #5d1f6a62
+# %% ../../nbs/quantum/entanglement.ipynb #e7a82767
 def depth_null(deltas: Mapping[str, Float[Tensor, "copies d_out d_in"]], r: int, samples: int, generator: torch.Generator, spectrum: bool = False) -> Float[np.ndarray, "samples copies"]:
     """Valley depth, averaged over layers, of random corrections of rank r with the shapes of the given ones; with `spectrum`, also with their singular values."""
     total: Any = 0.0
@@ -393,7 +393,7 @@ def arm_depth(arm: Arm, record: int = -1) -> Float[np.ndarray, "layers copies"]:
     """Valley depth of every layer and seed of an arm, in nats."""
     return np.stack([valley_depth(p) for p in arm.profiles(record).values()])
 
-# %% ../../nbs/quantum/entanglement.ipynb #a07efc16
+# %% ../../nbs/quantum/entanglement.ipynb #745fcb4b
 METRICS: tuple[str, ...] = ("kl", "entropy", "output", "cka")
 
 
@@ -471,7 +471,7 @@ def no_hair_report(
     within = [state_distances(s, rolled(s)) for s in (first, second)]
     return NoHairReport(state_distances(first, second), {m: np.maximum(within[0][m], within[1][m]) for m in METRICS}, state_distances(first, states[control]), state_distances(first, states[base]))
 
-# %% ../../nbs/quantum/entanglement.ipynb #95aa4153
+# %% ../../nbs/quantum/entanglement.ipynb #d7e146fa
 def train(cfg: EntanglementConfig, *, out: str | Path, resume: str = "auto", model: nn.Module | None = None, tokenizer: Any = None, progress: bool | None = None) -> History:
     """The training step alone: the LoRA arm, all seeds at once, with checkpoints, on one process or several.
 
@@ -516,5 +516,5 @@ def train(cfg: EntanglementConfig, *, out: str | Path, resume: str = "auto", mod
         remove_adapters(model)
     return history
 
-# %% ../../nbs/quantum/entanglement.ipynb #e5ad899c
+# %% ../../nbs/quantum/entanglement.ipynb #78681965
 _all_ = ["EntanglementProfile", "prime_sites", "entanglement_profile", "lora_profile", "attention_entropy", "LoRALinear", "MPSLinear", "inject_adapters", "delta_weights", "merge", "FineTuning", "Arm", "AttentionStates", "attention_states"]

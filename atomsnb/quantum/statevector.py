@@ -147,12 +147,13 @@ def check_state(state: Any, name: str = "state") -> int:
 def check_size(n: int, batch: int, dtype: torch.dtype, device: torch.device) -> None:
     """Refuse a batch of states that cannot fit into the memory of the device; the message says the bytes."""
     needed = batch * 2**n * torch.empty(0, dtype=dtype).element_size()
+    size = f"{needed:,}" if n <= 60 else f"2**{needed.bit_length() - 1}"
     if device.type == "cuda":
         there = torch.cuda.get_device_properties(device).total_memory
     else:
         there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 40
     if needed > there:
-        raise ValueError(f"{batch} state(s) of {n} qubits need {needed:,} bytes in {str(dtype).removeprefix('torch.')}, more than the {there:,} of {device}; accepted: fewer qubits, a smaller batch or complex64")
+        raise ValueError(f"{batch} state(s) of {n} qubits need {size} bytes in {str(dtype).removeprefix('torch.')}, more than the {there:,} of {device}; accepted: fewer qubits, a smaller batch or complex64")
 
 # %% ../../nbs/quantum/statevector.ipynb #37de7e59
 def basis_state(bits: Int[Tensor, "B n"], *, dtype: torch.dtype = torch.complex64) -> Complex[Tensor, "B D"]:
@@ -485,7 +486,7 @@ class Circuit:
     Parameters
     ----------
     n_qubits : int
-        Number of qubits n, at most 30.
+        Number of qubits n, at most 4096; states of more than 40 do not fit anywhere, but such a circuit can be drawn and taken apart.
     gates : sequence of PauliString
         P_1, P_2, ...; gate k takes angle k.
 
@@ -500,7 +501,7 @@ class Circuit:
     """
 
     def __init__(self, n_qubits: int, gates: Iterable[PauliString]) -> None:
-        self.n_qubits = check_int(n_qubits, "n_qubits", minimum=1, maximum=30)
+        self.n_qubits = check_int(n_qubits, "n_qubits", minimum=1, maximum=4096)
         self.gates = tuple(gates)
         if not self.gates:
             raise ValueError("gates is empty; accepted: at least one PauliString")
