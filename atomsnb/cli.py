@@ -21,7 +21,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from . import __version__
-from .core.papers import SCALES, Paper, UsageError, check_scale, check_settings, checkout, find_config, find_paper, notebook_path, papers, parse_settings, unknown
+from .core.papers import SCALES, Paper, UsageError, check_scale, check_settings, checkout, find_config, find_paper, keeps_ledger, notebook_path, papers, parse_settings, studies, unknown
 
 # %% ../nbs/cli.ipynb #7252fbf9
 PaperName = Annotated[str, arg(metavar="PAPER", help_behavior_hint="")]
@@ -63,10 +63,14 @@ def _verdicts(room: str, scale: str) -> dict[str, int]:
 def _line(paper: Paper, width: int) -> list[str]:
     """A paper's line, and one line per scale that was run."""
     name = paper.room.split(".")[1]
-    lines = [f"  {name:{width}} {paper.title[:44]:44} {paper.year}  {paper.status}"]
+    return [f"  {name:{width}} {paper.title[:44]:44} {paper.year}  {paper.status}", *_verdict_lines(paper.room, width)]
+
+
+def _verdict_lines(room: str, width: int) -> list[str]:
+    """One line per scale at which a room was measured."""
+    lines = []
     for scale in SCALES:
-        counts = _verdicts(paper.room, scale)
-        if counts:
+        if counts := _verdicts(room, scale):
             said = ", ".join(f"{counts[v]} {short}" for v, short in _SHORT.items() if v in counts)
             lines.append(f"  {'':{width}} {scale}: {sum(counts.values())} claims: {said}")
     return lines
@@ -81,6 +85,10 @@ def list_papers() -> int:
             if paper.part == part:
                 for line in _line(paper, width):
                     _say(line, "" if paper.status == "landed" else "dim")
+    for study in studies():
+        _say(f"also measured: {study.room}, {study.title}", "bold")
+        for line in _verdict_lines(study.room, width):
+            _say(line)
     landed = sum(p.status == "landed" for p in papers())
     _say(f"\n{len(papers())} papers, {landed} landed. atomsnb run PAPER executes one, by part.name or name.")
     return 0
@@ -124,11 +132,11 @@ def claims(paper: Positional[PaperName] = "", *, scale: Annotated[str, arg(metav
     Parameters
     ----------
     paper
-        Room or short name. Default: every paper that has claims.
+        Room or short name of a paper, or room of a study. Default: all that have claims.
     scale
         cpu, gpu or full. Default: every scale that was run.
     """
-    rooms = [find_paper(paper).room] if paper else [p.room for p in papers()]
+    rooms = [paper if keeps_ledger(paper) else find_paper(paper).room] if paper else [p.room for p in (*papers(), *studies())]
     scales = [check_scale(scale)] if scale else list(SCALES)
     files = [f for room in rooms for s in scales if (f := checkout() / "claims" / s / f"{room}.json").is_file()]
     if not files:

@@ -13,7 +13,11 @@ Jobs, each of which writes what it found at once, so that a run that is cut off 
     json-mdlm-bytes  the masked-diffusion model over bytes, trained on JSON records
     byte-lm-tiny     the small causal model over bytes
     speed            the training step against the matmul ceiling: batches, compile modes, where the time goes
-    evaluate         what needs two models: infilling, sampling quality (reads the weights written by the jobs above)
+    evaluate         what needs two models: infilling, sampling quality (reads the weights written by the jobs above, or those that ship)
+    baselines        Kneser-Ney on the same tokens, xz and zstd given the training text, on the held-out files (no GPU)
+    remeasure        the shipped weights again on this machine: held-out bits per byte and likelihood bounds
+    merge            results*.json, tars and logs of the folders given by --runs, with what `evaluate`, `baselines` and `remeasure` found, into benchmarks/results/language_models.json
+    ship             the tars of the folders given by --runs into the package, each with a card made from language_models.json
 
 Figures go into <out>/results[-TAG].json, weights into <out>/<model>.tar (bf16 safetensors, config, history). The corpus file is written by
 `atomsnb.models.corpus.write_corpus`.
@@ -23,10 +27,12 @@ import gc
 import io
 import json
 import math
+import re
 import sys
 import tarfile
 import time
 import traceback
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -35,7 +41,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from atomsnb.core.bench import ceilings, provenance
 from atomsnb.core.runtime import atomic_write
-from atomsnb.models import evaluation, training
+from atomsnb.models import evaluation, registry, training
 from atomsnb.models.evaluation import bits_per_byte
 from atomsnb.models.masked_diffusion import likelihood_bound
 from atomsnb.models.training import RECIPES, ModelRecipe, flops_per_token, train
@@ -49,14 +55,19 @@ TOY = {"d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_ff": 64, 
 
 
 class Session:
-    """The arguments, the corpus on the device, and where results go."""
+    """The arguments, the corpus on the device (read when it is first asked for), and where results go."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.device, self.out = args, torch.device(args.device), Path(args.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.began, self.results = time.perf_counter(), self.out / f"results{'-' + args.tag if args.tag else ''}.json"
-        self.corpus = Corpus(Path(args.corpus) if args.corpus else None, self.device)
-        self.note("provenance", provenance(self.device) | {"corpus": self.corpus.facts})
+
+    @cached_property
+    def corpus(self) -> "Corpus":
+        """The corpus; its facts go into the results at once."""
+        corpus = Corpus(Path(self.args.corpus) if self.args.corpus else None, self.device)
+        self.note("provenance", provenance(self.device) | {"corpus": corpus.facts})
+        return corpus
 
     def note(self, key: str, value: object) -> None:
         """Write a result under its key, keeping the others."""
@@ -198,15 +209,26 @@ def pack(s: Session, name: str, model: Transformer, figures: dict, arrays: dict)
 
 
 def unpack(s: Session, name: str) -> Transformer:
-    """The model in <out>/<name>.tar (or in a folder given with --models), on the device."""
+    """The model in <out>/<name>.tar (or in a folder given with --models), or else the one that ships, on the device."""
+    path = next((p for p in (s.out / f"{name}.tar", Path(s.args.models or s.out) / f"{name}.tar") if p.is_file()), None)
+    if path is not None:
+        return opened(path)[0].to(s.device)
+    config, tensors, _ = registry.load_weights(name)
+    model = Transformer(TransformerConfig(**config["atomsnb"]["transformer"]))
+    model.load_state_dict(tensors | ({"lm_head.weight": tensors["model.embed_tokens.weight"]} if "lm_head.weight" in model.state_dict() else {}))
+    return model.to(s.device).eval()
+
+
+def opened(path: Path) -> "tuple[Transformer, dict, dict]":
+    """A tar that `pack` wrote: the model in evaluation mode without dropout, its figures, its history as lists."""
     from safetensors.torch import load
 
-    path = next(p for p in (s.out / f"{name}.tar", Path(s.args.models or s.out) / f"{name}.tar") if p.is_file())
+    name = path.stem
     with tarfile.open(path) as tar:
-        read = {f: tar.extractfile(f"{name}/{f}").read() for f in ("config.json", "model.safetensors")}  # type: ignore[union-attr]
-    model = Transformer(TransformerConfig(**json.loads(read["config.json"])))
-    model.load_state_dict({k: v.float() for k, v in load(read["model.safetensors"]).items()})
-    return model.to(s.device).eval()
+        config, weights, figures, history = (tar.extractfile(f"{name}/{f}").read() for f in ("config.json", "model.safetensors", "figures.json", "history.safetensors"))  # type: ignore[union-attr]
+    model = Transformer(TransformerConfig(**(json.loads(config) | {"dropout": 0.0})))  # dropout belongs to the recipe, not to the network that ships
+    model.load_state_dict({k: v.float() for k, v in load(weights).items()})
+    return model.eval(), json.loads(figures), {k: v.tolist() for k, v in load(history).items()}
 
 
 # --- jobs ---
@@ -315,18 +337,19 @@ def job_evaluate(s: Session) -> None:
     """Infilling against a left-only model, sampling by number of steps, JSON accepted by number of steps and temperature."""
     from atomsnb.models.masked_sampling import RandomOrder, sample
 
-    toy, found = s.args.toy, {}
+    toy, few, found = s.args.toy, s.args.samples, {"samples": s.args.samples or None}
     made = lambda: torch.Generator(device=s.device).manual_seed(0)  # noqa: E731
     lm, mdlm, special = unpack(s, "code-lm"), unpack(s, "code-mdlm"), Corpus.SPECIAL["code-bpe"]
     window = mdlm.config.context
     rows = evaluation.document_rows(s.corpus.text("code-bpe", "heldout")[0], window, end_id=special["end"])
-    rows = rows[rows[:, -1] != special["end"]][: 4 if toy else 700]
-    found["infilling"] = {str(span): evaluation.infilling_accuracy(mdlm, lm, rows, span, mask_id=special["mask"], batch_size=128)._asdict() for span in ((1, 4) if toy else (1, 2, 4, 8, 16, 32))}
+    rows = rows[rows[:, -1] != special["end"]]
+    rows = rows[torch.linspace(0, len(rows) - 1, 4 if toy else min(few or 700, len(rows))).long()]
+    found["infilling"] = {str(span): evaluation.infilling_accuracy(mdlm, lm, rows, span, mask_id=special["mask"], batch_size=8 if few else 128)._asdict() for span in ((1, 4) if toy else (1, 4, 16) if few else (1, 2, 4, 8, 16, 32))}
     for span, row in found["infilling"].items():
         print(f"infilling {span:>3}: {({k: round(v, 4) for k, v in row.items()})}", flush=True)
     s.note("evaluate", found)
 
-    start, length, n = (8, 16, 4) if toy else (128, 128, 256)
+    start, length, n = (8, 16, 4) if toy else (64, 64, few) if few else (128, 128, 256)
     prompts = rows[:n, :start]
 
     def judged(ids: Tensor) -> dict:
@@ -342,8 +365,8 @@ def job_evaluate(s: Session) -> None:
             return out
 
     found["sampling"] = {"real text": judged(rows[:n, : start + length])}
-    for temperature in (0.0, 0.7, 1.0):
-        for steps in ((1, 4) if toy else (1, 2, 4, 8, 16, 32, 64, 128)):
+    for temperature in (0.0, 1.0) if few else (0.0, 0.7, 1.0):
+        for steps in ((1, 4) if toy else (1, 2, 4, 8, 16, 32, 64) if few else (1, 2, 4, 8, 16, 32, 64, 128)):
             ids = sample(mdlm, prompt=prompts, length=length, steps=steps, temperature=temperature, generator=made(), mask_id=special["mask"]).ids
             found["sampling"][f"T {temperature}, {steps} steps"] = judged(ids)
             print(f"sampling T {temperature} steps {steps:>3}: {({k: round(v, 4) for k, v in found['sampling'][f'T {temperature}, {steps} steps'].items() if k != 'example'})}", flush=True)
@@ -352,11 +375,13 @@ def job_evaluate(s: Session) -> None:
     bytes_, special = unpack(s, "json-mdlm-bytes"), Corpus.SPECIAL["bytes"]
     held = s.corpus.json("heldout")
     length = 256 - 8
-    prompts = held[torch.linspace(0, len(held) - 1, 4 if toy else 256).long().to(held.device), :8]
+    prompts = held[torch.linspace(0, len(held) - 1, 4 if toy else 2 * few or 256).long().to(held.device), :8]
     found["json"] = {"real text": evaluation.accepted_json(held[:1000], end_id=special["end"])}
     for policy in ("confidence", "random order"):
-        for temperature in (0.0, 0.5, 1.0):
-            for steps in ((1, 4) if toy else (4, 8, 16, 31, 62, 124, 248)):
+        for temperature in (0.0, 1.0) if few else (0.0, 0.5, 1.0):
+            if few and policy == "random order" and temperature == 0.0:
+                continue
+            for steps in ((1, 4) if toy else (4, 16, 62) if few else (4, 8, 16, 31, 62, 124, 248)):
                 ids = sample(bytes_, prompt=prompts, length=length, steps=steps, temperature=temperature, policy=RandomOrder() if policy == "random order" else None, generator=made(), mask_id=special["mask"]).ids
                 found["json"][f"{policy}, T {temperature}, {steps} steps"] = {"accepted": evaluation.accepted_json(ids, end_id=special["end"]), "mean_length": float((ids < 256).sum(1).float().mean()),
                                                                              "example": bytes(b for b in ids[0].tolist() if b < 256).decode("utf-8", "replace")}
@@ -436,8 +461,183 @@ def job_speed(s: Session) -> None:
         s.note("speed", found)
 
 
+# --- from runs to the package ---
+
+
+MERGED = Path(__file__).resolve().parent / "results" / "language_models.json"
+MODELS = ("code-lm", "code-mdlm", "json-mdlm-bytes", "byte-lm-tiny")
+LINE = re.compile(r"(?P<name>[\w-]+) seed (?P<seed>\d+): heldout (?P<fp32>[\d.]+) bits/byte in float32, (?P<bf16>[\d.]+) with bf16 weights, validation (?P<validation>[\d.]+), (?P<step_ms>[\d.]+) ms/step, (?P<wall_s>[\d.]+) s")
+WORDS = {
+    "code-lm": ("A causal language model of Python source, five blocks of width 256, trained on the standard library.",
+                ("It knows one code base: the standard library of one Python version. Other Python code, other languages and prose are foreign to it.",
+                 "It writes lines that look like Python and rarely programs that work; nothing it writes should be run unread.",
+                 "Its text is 4.9 MB, read 74 times: names, comments and licence lines of the training files come back word for word.",
+                 "Its context is 512 tokens, about 1.8 kB of source, and it was trained on no instructions.")),
+    "code-mdlm": ("A masked-diffusion language model of Python source: the network of code-lm without the causal mask, trained to restore hidden tokens.",
+                  ("It knows one code base: the standard library of one Python version. Other Python code, other languages and prose are foreign to it.",
+                   "Its figure is an upper bound of its code length and lies well above what code-lm needs; as a source of left-to-right text it is the worse model.",
+                   "Windows never cross the end of a file, so it expects the beginning of a file or the middle of one, and fills with end tokens behind the end.",
+                   "It writes at most 512 tokens at once, prompt included; nothing it writes should be run unread.")),
+    "json-mdlm-bytes": ("A masked-diffusion language model of short JSON records, byte by byte, trained on records made from functions of the standard library.",
+                        ("It writes JSON in the manner of its records: names, arguments and docstrings of functions. It knows no schema and follows no instruction.",
+                         "Records have at most 255 bytes of ASCII; other characters occur as escapes only, and windows have 256 positions.",
+                         "Unconstrained, a part of what it writes is no JSON, the more so the fewer the steps; a grammar is needed where validity matters.",
+                         "One seed was trained: how much its figures vary from seed to seed is not known.")),
+    "byte-lm-tiny": ("A small causal language model of Python source, byte by byte: three blocks of width 128, for experiments on fine-tuning.",
+                     ("It is made to be changed, not to be used: half a million parameters, and a context of 256 bytes.",
+                      "It knows one code base: the standard library of one Python version.",
+                      "What it writes looks like Python from afar and seldom parses.")),
+}
+
+
+def merged() -> dict:
+    """The file of all results, if there is one."""
+    return json.loads(MERGED.read_text()) if MERGED.is_file() else {}
+
+
+def final(recipe: dict) -> bool:
+    """Whether a recipe is the shipped one, apart from the seed."""
+    name = recipe["name"]
+    return ModelRecipe(**recipe) == RECIPES[name].replace(seed=recipe["seed"])
+
+
+def job_merge(s: Session) -> None:
+    """Everything that the runs wrote, sorted by what it is: final seeds (the shipped recipe), variants (other recipes), tables."""
+    held, provenances = merged(), {}
+    out: dict = {"provenance": {}, "sweep": [], "regular": [], "speed": [], "variants": [], **{name: [] for name in MODELS}}
+    keep = lambda row: out[row["recipe"]["name"] if final(row["recipe"]) else "variants"].append(row)  # noqa: E731
+    for folder in map(Path, s.args.runs):
+        for path in sorted(folder.glob("results*.json")):
+            found = json.loads(path.read_text())
+            told = found.pop("provenance")
+            facts = told.pop("corpus", None)
+            if facts is not None and out.setdefault("corpus", facts) != facts:
+                raise ValueError(f"{path.name} was made from another corpus")
+            provenances.setdefault(told["device"], told)
+            for key, value in found.items():
+                if key in ("sweep", "regular"):
+                    out[key] += value
+                elif key == "speed":
+                    out["ceilings"] = value["ceilings"]
+                    out["speed"] += [{"device": told["device"], **row} for row in value["rows"]]
+                elif key in MODELS:
+                    for row in value:
+                        keep(row)
+                elif key in ("evaluate", "baselines", "remeasure"):
+                    held[key] = value | {"device": told["device"], "threads": told["threads"], "versions": told["versions"], "date": told["date"]}
+        for path in sorted(folder.glob("*.tar")):
+            figures = opened(path)[1]
+            if not any(row["recipe"] == figures["recipe"] for row in out[path.stem] + out["variants"]):
+                keep({"seed": figures["recipe"]["seed"]} | figures)
+        for path in sorted(folder.glob("*.log")):  # a call that was cut off leaves its later seeds as lines alone, rounded as they were printed
+            for line in LINE.finditer(path.read_text()):
+                tar = folder / f"{line['name']}.tar"
+                recipe = opened(tar)[1]["recipe"] | {"seed": int(line["seed"])} if tar.is_file() else None
+                if recipe is not None and final(recipe) and not any(row["seed"] == recipe["seed"] for row in out[line["name"]]):
+                    out[line["name"]].append({"seed": recipe["seed"], "recipe": recipe, "device": opened(tar)[1]["device"], "from": "a line of the log, rounded as printed", "step_ms": float(line["step_ms"]), "wall_s": float(line["wall_s"]),
+                                              "validation": {"fp32": {"bits_per_byte": float(line["validation"])}}, "heldout": {k: {"bits_per_byte": float(line[k])} for k in ("fp32", "bf16")}})
+    for name in MODELS:
+        out[name].sort(key=lambda row: row["seed"])
+    out["provenance"] = provenances
+    out |= {key: held[key] for key in ("evaluate", "baselines", "remeasure") if key in held}
+    atomic_write(MERGED, json.dumps(out, indent=1) + "\n")
+    print({key: len(value) for key, value in out.items()}, flush=True)
+
+
+def headline(row: dict) -> float:
+    """Held-out bits per byte of a row with weights in bf16: a code length, or the bound of a masked model."""
+    return row["heldout"]["bf16"]["bits_per_byte"] if "heldout" in row else row["bound"]["bf16"]["bits_per_byte"]
+
+
+def shipped_card(name: str, found: dict, history: dict) -> registry.ModelCard:
+    """The card of a model, every figure from the merged results."""
+    rows, recipe, facts = found[name], RECIPES[name], found["corpus"]
+    row, seeds = rows[0], [headline(r) for r in rows]
+    measured, kind = row.get("heldout") or row["bound"], "heldout_bits_per_byte" if recipe.kind == "causal" else "heldout_bound_bits_per_byte"
+    device = f"trained and measured on one {row['device']}"
+    figures = {kind: measured["bf16"]["bits_per_byte"], f"{kind}_float32_weights": measured["fp32"]["bits_per_byte"], "bf16_loss_bits_per_byte": measured["bf16"]["bits_per_byte"] - measured["fp32"]["bits_per_byte"],
+               f"{kind}_by_seed": {str(r["seed"]): headline(r) for r in rows}, "seed_spread_bits_per_byte": max(seeds) - min(seeds) if len(seeds) > 1 else None, "device": device}
+    if recipe.kind == "causal":
+        figures |= {"heldout_bits_per_byte_without_earlier_windows": measured["no_context"]["bits_per_byte"], "validation_bits_per_byte": row["validation"]["bf16"]["bits_per_byte"], "heldout_bytes": measured["bf16"]["bytes"]}
+    else:
+        figures |= {"bound_standard_error": measured["bf16"]["stderr"], "bound_nats_per_token": measured["bf16"]["nats_per_token"], "heldout_bytes": measured["bf16"]["bytes"]}
+    limits, better = WORDS[name][1], [v for v in found["variants"] if v["recipe"]["name"] == name and "heldout" in v and v["validation"]["fp32"]["bits_per_byte"] < row["validation"]["fp32"]["bits_per_byte"]]
+    if better:
+        best = min(better, key=lambda v: v["validation"]["fp32"]["bits_per_byte"])
+        r, mine, its = best["recipe"], row["validation"]["fp32"]["bits_per_byte"], best["validation"]["fp32"]["bits_per_byte"]
+        limits += (f"It is not the best recipe that was tried: learning rate {r['lr']:g}, dropout {r['dropout']:g}, decay {r['weight_decay']:g} and {r['steps']:,} steps gave {its:.4f} bits per byte on the validation files "
+                   f"against {mine:.4f} ({100 * (mine / its - 1):.1f} % better); its weights were not kept.",)
+    side = "JSON records made from the functions of" if recipe.data == "json" else "source files of"
+    data = {"text": f"{side} the standard library of Python {facts['python']}, test packages left out", "split": "by file, on a hash of its path; fit and train are the training text; validation chose the recipe; heldout was measured only",
+            "training_bytes": facts["bytes"]["code/fit"] + facts["bytes"]["code/train"], **({"training_records": facts["records"]["fit"] + facts["records"]["train"]} if recipe.data == "json" else {}),
+            "sha256_source": facts["data"]["code"], "sha256_tokenizer": facts["tokenizers"][recipe.tokenizer], "sha256_corpus": facts["sha256"]}
+    told = found["provenance"][row["device"]]
+    train_ = {"recipe": recipe.as_dict(), "epochs": row["epochs"], "tokens_seen": row["tokens_seen"], "seconds": row["wall_s"], "step_ms": row["step_ms"], "device": row["device"], "versions": told["versions"],
+              "date": told["date"], "script": "benchmarks/language_models.py"}
+    curves = {"training_nats_per_token": [[int(a), round(b, 5)] for a, b in zip(history["steps"], history["losses.loss"])][:: max(1, len(history["steps"]) // 60)],
+              "validation_bits_per_byte" if recipe.kind == "causal" else "validation_nats_per_token": row["validation_curve"]}
+    return registry.ModelCard(name=name, kind=recipe.kind, summary=WORDS[name][0], tokenizer=recipe.tokenizer, limits=limits, data=data, training=train_, figures=figures, curves=curves)
+
+
+def job_ship(s: Session) -> None:
+    """The tars of the shipped recipes into the package, each with its card; what is read back is what was packed."""
+    found = merged()
+    for name in MODELS:
+        path = next(p for folder in s.args.runs if (p := Path(folder) / f"{name}.tar").is_file() and final(opened(p)[1]["recipe"]))
+        model, _, history = opened(path)
+        saved = registry.save_model(s.out / name, model, card=shipped_card(name, found, history))
+        target = registry.ship(saved)
+        back = registry.load_weights(name).tensors
+        if any(not torch.equal(back[k], v) for k, v in model.state_dict().items() if k in back):
+            raise RuntimeError(f"{name} came back changed")
+        print(f"{name}: {(target / 'model.safetensors').stat().st_size / 2**20:.2f} MiB from {path.name}, {headline(found[name][0]):.5f} bits/byte", flush=True)
+    size = sum(p.stat().st_size for p in registry.weights_dir().rglob("*") if p.is_file())
+    print(f"all: {size / 2**20:.2f} MiB", flush=True)
+
+
+def job_remeasure(s: Session) -> None:
+    """Held-out figures of the shipped weights on this machine, beside those of the run that trained them: the causal models on the whole side (disjoint windows), the masked ones on evenly spaced rows with the spread between groups of rows."""
+    found: dict = {}
+    for name in ("code-lm", "byte-lm-tiny", "code-mdlm", "json-mdlm-bytes"):
+        recipe, model, special = RECIPES[name], unpack(s, name), Corpus.SPECIAL[RECIPES[name].tokenizer]
+        if recipe.kind == "causal":
+            ids, n_bytes = s.corpus.text(recipe.tokenizer, "heldout")
+            found[name] = {"windows": "disjoint"} | bits_per_byte(model, ids, n_bytes, batch_size=8, stride=recipe.window)._asdict()
+        else:
+            rows = s.corpus.json("heldout") if recipe.data == "json" else evaluation.document_rows(s.corpus.text(recipe.tokenizer, "heldout")[0], recipe.window, end_id=special["end"])
+            rows = rows[torch.linspace(0, len(rows) - 1, s.args.samples or 160).long()]
+            made = torch.Generator().manual_seed(2)
+            groups = [likelihood_bound(model, part, mask_id=special["mask"], samples=2, generator=made, batch_size=8).nats_per_token for part in rows[torch.randperm(len(rows), generator=made)].chunk(16)]
+            each = torch.tensor(groups, dtype=torch.float64)
+            found[name] = {"nats_per_token": float(each.mean()), "stderr": float(each.std() / len(each) ** 0.5), "rows": len(rows), "samples": 2}
+        print(name, found[name], flush=True)
+        s.note("remeasure", found)
+
+
+def job_baselines(s: Session) -> None:
+    """What counting and compressing make of the held-out files, given the same training text."""
+    from atomsnb.models.ngram import KneserNey, compressed_bits_per_byte
+
+    found: dict = {}
+    for tokenizer, size in (("code-bpe", 4096), ("bytes", 260)):
+        (train_ids, _), (ids, n_bytes) = s.corpus.text(tokenizer, "training"), s.corpus.text(tokenizer, "heldout")
+        for order in ((5,) if tokenizer == "code-bpe" else (5, 8)):
+            nats = -float(KneserNey(order).fit(train_ids, size).logprob(ids).sum())
+            found[f"Kneser-Ney {order}, {tokenizer}"] = {"bits_per_byte": nats / math.log(2) / n_bytes, "nats_per_token": nats / len(ids), "tokens": len(ids), "bytes": n_bytes}
+            print(f"Kneser-Ney {order}, {tokenizer}: {nats / math.log(2) / n_bytes:.5f} bits/byte", flush=True)
+            s.note("baselines", found)
+    (train_ids, _), (ids, n_bytes) = s.corpus.text("bytes", "training"), s.corpus.text("bytes", "heldout")
+    texts = [torch.where(x < 256, x, 0).to(torch.uint8).cpu().numpy().tobytes() for x in (train_ids, ids)]  # a zero byte closes each file
+    for method in ("xz", "zstd"):
+        result = compressed_bits_per_byte(texts[0], texts[1], method)
+        found[result.method] = {"bits_per_byte": 8 * (result.both_bytes - result.train_bytes) / n_bytes, "train_bytes": result.train_bytes, "both_bytes": result.both_bytes, "bytes": n_bytes}
+        print(f"{result.method}: {found[result.method]['bits_per_byte']:.5f} bits/byte", flush=True)
+        s.note("baselines", found)
+
+
 JOBS = {"sweep": job_sweep, "regular": job_regular, "code-lm": lambda s: job_causal(s, "code-lm"), "byte-lm-tiny": lambda s: job_causal(s, "byte-lm-tiny"),
-        "code-mdlm": lambda s: job_masked(s, "code-mdlm"), "json-mdlm-bytes": lambda s: job_masked(s, "json-mdlm-bytes"), "speed": job_speed, "evaluate": job_evaluate}
+        "code-mdlm": lambda s: job_masked(s, "code-mdlm"), "json-mdlm-bytes": lambda s: job_masked(s, "json-mdlm-bytes"), "speed": job_speed, "evaluate": job_evaluate, "baselines": job_baselines,
+        "remeasure": job_remeasure, "merge": job_merge, "ship": job_ship}
 
 
 def main() -> None:
@@ -451,7 +651,9 @@ def main() -> None:
     ap.add_argument("--minutes", type=float, default=9.0, help="no new run begins after this many minutes")
     ap.add_argument("--compile", default="auto", help="auto, or a mode of torch.compile")
     ap.add_argument("--models", default=None, help="folder of the tars of an earlier call")
+    ap.add_argument("--runs", nargs="+", default=[], metavar="FOLDER", help="folders of earlier calls, for merge and ship")
     ap.add_argument("--tag", default="", help="results go to results-TAG.json")
+    ap.add_argument("--samples", type=int, default=0, help="rows or samples per measure in evaluate and remeasure; default: what a GPU does in minutes")
     ap.add_argument("--toy", action="store_true", help="tiny sizes, for a test on a CPU")
     args = ap.parse_args()
     if torch.device(args.device).type == "cuda":

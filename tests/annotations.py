@@ -5,7 +5,6 @@ refuses it: bad input must meet the library's own message and not the checker's.
 that does not fit is passed on; an exception is the function's answer, and a normal return is an annotation that is not true. The same goes
 for a value returned that is not what was announced.
 """
-import dataclasses
 import functools
 import importlib.util
 import inspect
@@ -15,13 +14,13 @@ from types import FunctionType, ModuleType
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import TypeCheckError, jaxtyped
 
 _shared, random.getrandbits = random.getrandbits, random.Random(0).getrandbits  # beartype looks at one random item of a list; not with the generator of the code under test
 try:
     from beartype import BeartypeConf, beartype
 finally:
     random.getrandbits = _shared
-from jaxtyping import TypeCheckError, jaxtyped
 
 CHECKER = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as in PEP 484
 FOUND: "list[str]" = []  # violations since the last look, for those that an `except Exception` of the library swallows
@@ -37,6 +36,8 @@ def watched(function: F) -> F:
     """The function, under watch; what cannot be watched comes back as it is."""
     if not isinstance(function, FunctionType) or not function.__annotations__ or hasattr(function, "__no_type_check__"):
         return function
+    if "tl" in function.__code__.co_names:
+        return function  # the source of a Triton kernel, which Triton reads and never calls
     wrapped = inspect.unwrap(function)
     if wrapped is not function or inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         return function  # decorated elsewhere (a context manager, a jit): what it gives is not what it announces

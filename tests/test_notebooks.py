@@ -33,8 +33,8 @@ def test_there_are_notebooks():
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_notebook_runs_and_its_claims_are_those_committed(path):
-    """All code cells, in order, each within the limit; for a paper, the ledger measured anew against the committed one."""
-    result = check_notebook(path, timeout=CELL_TIMEOUT)
+    """All code cells, in order, each within the limit; for a paper, the ledger measured anew against the committed one. The library's annotations are under watch."""
+    result = check_notebook(path, timeout=CELL_TIMEOUT, env={"ATOMSNB_WATCH": os.environ.get("ATOMSNB_SHAPES", "1")})
     assert result.ok, "\n".join([name(path), *result.failures])
     assert result.executed == result.code_cells > 0
     print(f"{name(path)}: {result.executed} cells in {result.seconds:.1f} s")
@@ -103,6 +103,14 @@ def test_canary_failing_cell(write):
     result = check_notebook(write(new_code_cell("x = 1"), new_code_cell("assert x == 2, 'planted'"), new_code_cell("x = 3")), timeout=120)
     assert not result.ok and result.error.kind == "error" and result.error.index == 2
     assert (result.executed, result.code_cells) == (1, 3) and "planted" in str(result.error) and "assert x == 2" in str(result.error)
+
+
+def test_canary_untrue_annotation(write):
+    """A function that takes what its annotation forbids, called in a kernel."""
+    source = ("import atomsnb.core.checks as room\nimport annotations\n\ndef double(k: int) -> str:\n    return str(k)\n\ndouble.__module__ = 'atomsnb.core.checks'\n"
+              "room.double = double\nannotations.watch(room)\nroom.double('x')")
+    result = check_notebook(write(new_code_cell(source)), timeout=120, env={"ATOMSNB_WATCH": "1"})
+    assert not result.ok and "UntrueAnnotation" in str(result.error)
 
 
 def test_canary_hang(write, tmp_path):

@@ -9,26 +9,69 @@ __all__ = ['Policy', 'logits_at', 'Step', 'best', 'TopK', 'Margin', 'Entropy', '
 # %% ../../nbs/models/masked_sampling.ipynb #86f20b4a
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.checks import check_int, check_number, check_tensor
-from ..nn.transformer import Transformer, attend, rotate
+from ..nn.attention import attend, rotate
+from ..nn.transformer import Transformer
 
 # %% ../../nbs/models/masked_sampling.ipynb #a2be959e
+class _Pruned:
+    """A model that is asked for logits at some positions only; see `logits_at`."""
+
+    def __init__(self, model: Any) -> None:
+        self.model, inner = model, model if isinstance(model, Transformer) else getattr(model, "model", None)
+        self.inner: Transformer | None = None
+        self.trunk: Transformer | None = None
+        if not isinstance(inner, Transformer) or inner.config.causal or inner.training: return
+        self.last: Any = list(inner.model.layers)[-1]
+        skipped = [inner, inner.model, *self.last.modules(), inner.model.norm, *([] if inner.lm_head is None else [inner.lm_head])]
+        if any(m._forward_hooks or m._forward_pre_hooks for m in skipped): return
+        self.inner = inner
+        if inner.config.n_layers == 1: return
+        self.trunk = Transformer(inner.config.replace(n_layers=1, vocab_size=1, d_ff=1)).eval()  # a shell: its own weights are replaced
+        self.trunk.config = inner.config.replace(n_layers=inner.config.n_layers - 1)
+        self.trunk.model.embed_tokens, self.trunk.model.norm, self.trunk.lm_head = inner.model.embed_tokens, inner.model.norm, nn.Linear(inner.config.d_model, 1, bias=False).to(inner.model.embed_tokens.weight)
+        self.trunk.model.layers = nn.ModuleList(list(inner.model.layers)[:-1])
+        self.trunk.cos, self.trunk.sin = inner.cos, inner.sin
+
+    def resting(self) -> AbstractContextManager[Any]:
+        """While the weights do not change: passes are faster on a CPU."""
+        return nullcontext() if self.trunk is None else self.trunk.frozen()
+
+    def __call__(self, ids: Tensor, positions: Tensor) -> Tensor:
+        if self.inner is None:
+            out = self.model(ids)
+            logits = out if isinstance(out, Tensor) else out.logits
+            if logits.ndim != 3 or logits.shape[:2] != ids.shape: raise ValueError(f"model gives logits of shape {tuple(logits.shape)}; accepted: (B, L, V) = ({ids.shape[0]}, {ids.shape[1]}, V)")
+            return torch.take_along_dim(logits, positions[:, :, None], 1)
+        model, a, L, place = self.inner, self.last.self_attn, ids.shape[1], positions[:, :, None]
+        if self.trunk is None: x = model.model.embed_tokens(ids)
+        else: x = self.trunk(ids, return_hidden=True, positions=positions[0, :1]).hidden[-1]
+        cos, sin, size = model.cos[:L], model.sin[:L], (-1, model.config.head_dim)
+        normed, here = self.last.input_layernorm(x), torch.take_along_dim(x, place, 1)
+        q = rotate(a.q_proj(torch.take_along_dim(normed, place, 1)).unflatten(-1, size), cos[positions], sin[positions])
+        k, v = rotate(a.k_proj(normed).unflatten(-1, size), cos, sin), a.v_proj(normed).unflatten(-1, size)
+        here = here + a.o_proj(attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).flatten(2))
+        here = model.model.norm(here + self.last.mlp(self.last.post_attention_layernorm(here)))
+        return F.linear(here, model.model.embed_tokens.weight) if model.lm_head is None else model.lm_head(here)
+
+
 def logits_at(model: Callable[..., Any], ids: Int[Tensor, "B L"], positions: Int[Tensor, "B W"]) -> Float[Tensor, "B W V"]:
     """Logits at some positions, without the work that only the others would need (@eq-cost).
 
     Parameters
     ----------
     model : callable
-        From (B, L) token numbers to logits, as in `models.masked_diffusion.model_logits`. For a bidirectional `Transformer` in evaluation mode the last block and the head are computed at `positions`
-        alone; with hooks on the model, and for other models, the whole pass is made and read at `positions`.
+        From (B, L) token numbers to logits, as in `models.masked_diffusion.model_logits`. For a bidirectional `Transformer` (or a `MaskedLM` around one) in evaluation mode the last block and the
+        head are computed at `positions` alone; where somebody listens there with a hook, and for other models, the whole pass is made and read at `positions`.
     ids : (B, L) integer
         Texts with holes.
     positions : (B, W) integer
@@ -43,32 +86,15 @@ def logits_at(model: Callable[..., Any], ids: Int[Tensor, "B L"], positions: Int
     ValueError
         Ids out of range, a text longer than the context, logits of another shape.
     """
-    inner = getattr(model, "model", model) if not isinstance(model, Transformer) else model
-    if not isinstance(inner, Transformer):
-        out = model(ids)
-        logits = out if isinstance(out, Tensor) else out.logits
-        if logits.ndim != 3 or logits.shape[:2] != ids.shape: raise ValueError(f"model gives logits of shape {tuple(logits.shape)}; accepted: (B, L, V) = ({ids.shape[0]}, {ids.shape[1]}, V)")
-        return torch.take_along_dim(logits, positions[:, :, None], 1)
-    if inner.config.causal or inner.training or any(m._forward_hooks or m._forward_pre_hooks for m in inner.modules()): return inner(ids, positions=positions).logits
-    blocks: list[Any] = list(inner.model.layers)
-    last: Any = blocks.pop()
-    (B, L), W = ids.shape, positions.shape[1]
-    x = inner._embed(ids, None)
-    cos, sin = inner._tables(None, B, L, 0)
-    for block in blocks: x, _ = block(x, cos, sin)
-    a, place = last.self_attn, positions[:, :, None]
-    normed, here = last.input_layernorm(x), torch.take_along_dim(x, place, 1)
-    q = rotate(a.q_proj(torch.take_along_dim(normed, place, 1)).view(B, W, a.n_heads, a.head_dim), cos[positions], sin[positions])
-    k = rotate(a.k_proj(normed).view(B, L, a.n_kv_heads, a.head_dim), cos, sin)
-    v = a.v_proj(normed).view(B, L, a.n_kv_heads, a.head_dim)
-    here = here + a.o_proj(attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)).transpose(1, 2).reshape(B, W, -1))
-    here = inner.model.norm(here + last.mlp(last.post_attention_layernorm(here)))
-    return F.linear(here, inner.model.embed_tokens.weight) if inner.lm_head is None else inner.lm_head(here)
+    return _Pruned(model)(ids, positions)
 
 # %% ../../nbs/models/masked_sampling.ipynb #6856469a
 @dataclass
 class Step:
-    """One step of decoding: what a policy and a callback see. B rows of L positions; R of the rows are still unfinished, W positions of each were scored."""
+    """One step of decoding: what a policy and a callback see. B rows of L positions; R of the rows are still unfinished, W positions of each were scored.
+
+    The three tensors over the vocabulary lie on the model's device, all others on the CPU.
+    """
 
     number: int
     "Calls of the model before this one."
@@ -104,18 +130,18 @@ class Step:
     "0 at first; counts the repetitions after refusals. The model is not called again for those."
 
     def spread(self, values: Float[Tensor, "R W"]) -> Float[Tensor, "B L"]:
-        """Values of the scored positions at their places; minus infinity elsewhere."""
-        out = torch.full(self.ids.shape, -math.inf, dtype=values.dtype, device=values.device)
-        out[self.rows[:, None], self.positions] = torch.where(self.valid, values, -math.inf)
+        """Values of the scored positions at their places, on the CPU; minus infinity elsewhere."""
+        out = torch.full(self.ids.shape, -math.inf, dtype=values.dtype)
+        out[self.rows[:, None], self.positions] = values.cpu().masked_fill(~self.valid, -math.inf)
         return out
 
     def propose(self) -> None:
         """Renew proposals and confidences of all scored positions from `noisy` and `probabilities`."""
-        token = self.noisy.argmax(-1)
-        self.confidence = self.spread(self.probabilities.gather(2, token[:, :, None])[:, :, 0])
-        present = self.ids[self.rows[:, None], self.positions]
-        self.proposal = self.ids.clone()
-        self.proposal[self.rows[:, None], self.positions] = torch.where(self.valid, token, present)
+        token = self.noisy.argmax(-1, keepdim=True)
+        told = torch.cat([token.double(), self.probabilities.gather(2, token)], 2).cpu()
+        if not bool(torch.isfinite(told[..., 1][self.valid]).all()): raise ValueError("model gives logits that are not finite, or allows no token at all")
+        self.confidence, self.proposal = self.spread(told[..., 1]), self.ids.clone()
+        self.proposal[self.rows[:, None], self.positions] = torch.where(self.valid, told[..., 0].long(), self.ids[self.rows[:, None], self.positions])
 
 # %% ../../nbs/models/masked_sampling.ipynb #33946d67
 Policy = Callable[[Float[Tensor, "B L"], Bool[Tensor, "B L"], Step], Bool[Tensor, "B L"]]
@@ -229,7 +255,7 @@ class Factor:
 # %% ../../nbs/models/masked_sampling.ipynb #59b1a771
 @dataclass(frozen=True)
 class DiffusionSample:
-    """Texts written by a masked-diffusion model, and how they came about."""
+    """Texts written by a masked-diffusion model, and how they came about. All tensors lie on the CPU."""
 
     ids: Int[Tensor, "B L"]
     "The texts, prompts included. Mask tokens remain only in rows that were given up."
@@ -265,32 +291,41 @@ class DiffusionSample:
         return self.ids[:, self.start :]
 
 # %% ../../nbs/models/masked_sampling.ipynb #18cff1f9
+def _device(model: Any, otherwise: torch.device) -> torch.device:
+    """Where a model computes."""
+    if isinstance(device := getattr(model, "device", None), torch.device): return device
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    return tensors[0].device if tensors else otherwise
+
+
 class _Decoder:
     """State of one decoding run; see `infill` for the arguments."""
 
     def __init__(self, model: Any, ids: Tensor, mask_id: int, steps: int | None, block: int | None, temperature: float, policy: Policy | None, generator: torch.Generator | None, banned: Sequence[int],
                  end_id: int | None, on_step: Callable[[Step], Any] | None, max_vetoes: int, shortcuts: bool) -> None:
-        self.model, self.ids, self.mask_id, self.temperature, self.policy, self.generator = model, ids.clone(), mask_id, temperature, policy or TopK(), generator
-        self.banned, self.end_id, self.on_step, self.max_vetoes, self.shortcuts = torch.tensor([mask_id, *banned], device=ids.device), end_id, on_step, max_vetoes, shortcuts
-        (B, L), self.holes = ids.shape, ids == mask_id
-        place = torch.arange(L, device=ids.device)
+        self.model, self.ids, self.mask_id, self.temperature, self.policy, self.generator = model, ids.cpu().clone(), mask_id, temperature, policy or TopK(), generator
+        self.end_id, self.on_step, self.max_vetoes, self.shortcuts, self.device = end_id, on_step, max_vetoes, shortcuts, _device(model, ids.device)
+        self.scorer = _Pruned(model)
+        self.banned, self.largest = torch.tensor([mask_id, *banned], device=self.device), max(mask_id, *banned, 0)
+        (B, L), self.holes = ids.shape, self.ids == mask_id
+        place = torch.arange(L)
         first = torch.where(self.holes, place, L).amin(1, keepdim=True)
         self.block_of = torch.where(place < first, L, torch.zeros_like(place) if block is None else (place - first) // block)
         n_blocks = int(torch.where(self.holes, self.block_of, 0).amax()) + 1
-        self.room = torch.zeros(B, L + 1, dtype=torch.long, device=ids.device).scatter_add_(1, self.block_of, self.holes.long())
+        self.room = torch.zeros(B, L + 1, dtype=torch.long).scatter_add_(1, self.block_of, self.holes.long())
         if steps is not None and steps % n_blocks: raise ValueError(f"steps is {steps} for {n_blocks} blocks; accepted: a multiple of the number of blocks, or None for one token per step")
         self.per_block = None if steps is None else steps // n_blocks
-        zero = torch.zeros(B, dtype=torch.long, device=ids.device)
+        zero = torch.zeros(B, dtype=torch.long)
         self.current, self.within, self.steps, self.vetoes, self.given_up, self.ended = zero - 1, zero.clone(), zero.clone(), zero.clone(), zero.bool(), zero - 1
         self.committed_at = torch.where(self.holes, -2, -1)
-        self.confidence = torch.ones(B, L, dtype=torch.float64, device=ids.device)
+        self.confidence = torch.ones(B, L, dtype=torch.float64)
         self.forwards, self.rows_encoded, self.twins = 0, 0, B > 1
         self.scope = getattr(self.policy, "scope", "competing")
         if self.scope not in ("competing", "block", "all"): raise ValueError(f"policy.scope is {self.scope!r}; accepted: 'competing', 'block', 'all'")
 
     def quota(self, left: Tensor) -> Tensor:
         """Tokens that the schedule commits now in each row: m holes over S steps, m // S each and one more in the first m % S."""
-        if self.per_block is None: return torch.ones_like(left)
+        if self.per_block is None: return left.clamp(max=1)
         m = self.room.gather(1, self.current.clamp(min=0)[:, None])[:, 0]
         share = m // self.per_block + (self.within < m % self.per_block).long()
         return torch.where(self.within < self.per_block, share, 1).clamp(min=1).minimum(left)
@@ -308,12 +343,10 @@ class _Decoder:
         block = (self.block_of == current[:, None]) & live[:, None]
         competing = open_ & block
         wanted = (competing if self.scope == "competing" else block if self.scope == "block" else live[:, None].expand_as(block))[rows]
-        width = int(wanted.sum(1).max()) if self.shortcuts else self.ids.shape[1]
-        positions = (~wanted).to(torch.uint8).argsort(dim=1, stable=True)[:, :width]
+        positions = (~wanted).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(wanted.sum(1).max())]
         logits = self.score(rows, positions)
-        valid = wanted.gather(1, positions)
         noisy = logits if self.temperature == 0 else self.perturb(logits, competing[rows].gather(1, positions))
-        step = Step(self.forwards, self.ids, competing, block, self.quota(competing.sum(1)), self.generator, rows, positions, valid, logits, noisy, logits.double().softmax(-1), self.ids, self.confidence, competing)
+        step = Step(self.forwards, self.ids, competing, block, self.quota(competing.sum(1)), self.generator, rows, positions, wanted.gather(1, positions), logits, noisy, logits.double().softmax(-1), self.ids, self.confidence, competing)
         step.propose()
         self.forwards += 1
         return step
@@ -322,72 +355,73 @@ class _Decoder:
         """One call of the model: logits of the wanted positions, banned tokens out."""
         ids = self.ids[rows]
         if not self.shortcuts:
-            out = self.model(self.ids)
-            logits = torch.take_along_dim((out if isinstance(out, Tensor) else out.logits)[rows], positions[:, :, None], 1)
+            out = self.model(self.ids.to(self.device))
+            logits = torch.take_along_dim((out if isinstance(out, Tensor) else out.logits)[rows.to(self.device)], positions.to(self.device)[:, :, None], 1)
             self.rows_encoded += len(self.ids)
-        elif self.twins and len(rows) > 1:
-            both, twin = torch.cat([ids, positions], 1).unique(dim=0, return_inverse=True)
-            self.twins = len(both) < len(rows)
-            logits = logits_at(self.model, both[:, : ids.shape[1]], both[:, ids.shape[1] :])[twin] if self.twins else logits_at(self.model, ids, positions)
-            self.rows_encoded += len(both)
         else:
-            logits = logits_at(self.model, ids, positions)
-            self.rows_encoded += len(rows)
-        if int(self.banned.max()) >= logits.shape[-1]: raise ValueError(f"mask_id or banned names token {int(self.banned.max())}; accepted: tokens below the model's {logits.shape[-1]}")
+            twin = None
+            if self.twins and len(rows) > 1:
+                both, twin = torch.cat([ids, positions], 1).unique(dim=0, return_inverse=True)
+                self.twins = len(both) < len(rows)
+                if self.twins: ids, positions = both[:, : ids.shape[1]], both[:, ids.shape[1] :]
+            logits = self.scorer(ids.to(self.device), positions.to(self.device))
+            self.rows_encoded += len(ids)
+            if twin is not None and self.twins: logits = logits[twin.to(self.device)]
+        if self.largest >= logits.shape[-1]: raise ValueError(f"mask_id or banned names token {self.largest}; accepted: tokens below the model's {logits.shape[-1]}")
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        if not math.isfinite(float(logits.amax())): raise ValueError("model gives logits that are not finite")
         return logits.index_fill(-1, self.banned, -math.inf)
 
     def perturb(self, logits: Tensor, noisy: Tensor) -> Tensor:
         """Scores with Gumbel noise at the marked places (@eq-gumbel), drawn in reading order."""
         assert self.generator is not None
         clock = torch.empty(int(noisy.sum()), logits.shape[-1], dtype=torch.float64, device=self.generator.device).exponential_(generator=self.generator)
-        out = logits.double()
-        out[noisy] -= self.temperature * clock.clamp(min=1e-300).log().to(out.device)
-        return out
+        clock = clock.clamp_(min=1e-300).log_().to(logits.device)
+        if bool(noisy.all()): return logits.double().sub(clock.view(logits.shape), alpha=self.temperature)  # a new tensor: the scores stay free of noise
+        row, column = (index.to(logits.device) for index in noisy.nonzero(as_tuple=True))
+        return logits.double().index_put((row, column), clock.mul_(-self.temperature), accumulate=True)
 
     def settle(self, step: Step) -> None:
         """Choose, ask the callback, write; again for rows with refusals, without a new call of the model."""
         refusals = torch.zeros_like(self.vetoes)
         while True:
             chosen = self.policy(step.confidence, step.competing, step)
-            if not isinstance(chosen, Tensor) or chosen.shape != step.ids.shape or chosen.dtype != torch.bool:
-                raise TypeError(f"policy returned {tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__}; accepted: a boolean tensor of shape {tuple(step.ids.shape)}")
-            chosen = chosen & step.competing
-            idle = step.competing.any(1) & ~chosen.any(1)
-            step.chosen = chosen | best(step.confidence, step.competing & idle[:, None], 1)
+            if not isinstance(self.policy, (TopK, Threshold, Factor)):
+                if not isinstance(chosen, Tensor) or chosen.shape != step.ids.shape or chosen.dtype != torch.bool:
+                    raise TypeError(f"policy returned {tuple(chosen.shape) if isinstance(chosen, Tensor) else type(chosen).__name__}; accepted: a boolean tensor of shape {tuple(step.ids.shape)}")
+                chosen = chosen.cpu() & step.competing
+                chosen = chosen | best(step.confidence, step.competing & ~chosen.any(1)[:, None], 1)
+            step.chosen = accepted = chosen
             refused = self.on_step(step) if self.on_step is not None else None
             if refused is not None:
-                refused = check_tensor(refused, "on_step's answer", shape=tuple(step.ids.shape), dtype="bool") & step.chosen
-            accepted = step.chosen if refused is None else step.chosen & ~refused
+                refused = check_tensor(refused, "on_step's answer", shape=tuple(step.ids.shape), dtype="bool").cpu() & chosen
+                accepted = chosen & ~refused
             self.ids = torch.where(accepted, step.proposal, self.ids)
             self.committed_at = torch.where(accepted, step.number, self.committed_at)
             self.confidence = torch.where(accepted, step.confidence, self.confidence)
             if refused is None or not bool(refused.any()): return
-            refusals += refused.sum(1)
-            self.vetoes += refused.sum(1)
+            refusals, self.vetoes = refusals + refused.sum(1), self.vetoes + refused.sum(1)
             self.given_up |= refusals > self.max_vetoes
-            self.refuse(step, refused, accepted)
-            if not bool(step.competing.any()): return
+            if not self.refuse(step, refused, accepted): return
 
-    def refuse(self, step: Step, refused: Tensor, accepted: Tensor) -> None:
-        """Ban the refused proposals until the next call of the model, and let their rows choose again."""
-        gone = refused[step.rows[:, None], step.positions]
-        token = step.proposal[step.rows[:, None], step.positions]
-        if step.noisy is not step.logits: step.noisy[gone, token[gone]] = -math.inf
-        step.logits[gone, token[gone]] = -math.inf
-        empty = gone & (step.logits.amax(-1) == -math.inf)
-        self.given_up[step.rows] |= empty.any(1)
-        gone &= ~empty
-        step.probabilities[gone] = step.logits[gone].double().softmax(-1)
+    def refuse(self, step: Step, refused: Tensor, accepted: Tensor) -> bool:
+        """Ban the refused proposals until the next call of the model; whether any row is to choose again."""
+        r, w = refused[step.rows[:, None], step.positions].nonzero(as_tuple=True)
+        token = step.proposal[step.rows[r], step.positions[r, w]]
+        row, column, token = r.to(step.logits.device), w.to(step.logits.device), token.to(step.logits.device)
+        step.noisy[row, column, token] = step.logits[row, column, token] = -math.inf
+        left = step.logits[row, column]
+        empty = left.amax(-1) == -math.inf
+        self.given_up[step.rows[r[empty.cpu()]]] = True
+        step.probabilities[row, column] = torch.where(empty[:, None], 0.0, left.double()).softmax(-1)
         again = refused.any(1) & ~self.given_up
         step.ids, step.competing, step.round = self.ids, step.competing & ~accepted & again[:, None], step.round + 1
         step.quota = (step.quota - accepted.sum(1)).clamp(min=1)
         step.propose()
+        return bool(again.any())
 
     def end(self) -> None:
         """Close rows whose text is complete up to its first end-of-text token: nothing before it can change any more."""
-        place = torch.arange(self.ids.shape[1], device=self.ids.device)
+        place = torch.arange(self.ids.shape[1])
         last = torch.where((self.ids == self.end_id) & self.holes, place, self.ids.shape[1]).amin(1)
         whole = (last < self.ids.shape[1]) & ~((self.ids == self.mask_id) & (place < last[:, None])).any(1) & (self.ended < 0)
         behind = whole[:, None] & (place > last[:, None]) & self.holes
@@ -397,7 +431,7 @@ class _Decoder:
 
     def run(self, start: int) -> DiffusionSample:
         """Decode to the end."""
-        with torch.no_grad():
+        with torch.no_grad(), self.scorer.resting():
             while (step := self.begin()) is not None:
                 self.settle(step)
                 if self.end_id is not None: self.end()
@@ -450,7 +484,7 @@ def infill(model: Any, ids: Int[Tensor, "B L"], *, steps: int | None = None, blo
 
 
 def _texts(model: Any, ids: Any, mask_id: int | None) -> tuple[Tensor, int]:
-    """Token numbers on the model's device, and the mask token, both checked."""
+    """Token numbers and the mask token, both checked."""
     ids = check_tensor(ids, "ids", shape=("B", "L"), dtype="integer").long()
     if mask_id is None: mask_id = getattr(model, "mask_id", None)
     if mask_id is None: raise ValueError("mask_id is None and the model has none; accepted: the number of the mask token")
@@ -459,8 +493,7 @@ def _texts(model: Any, ids: Any, mask_id: int | None) -> tuple[Tensor, int]:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or (size is not None and max(high, mask_id) >= size): raise ValueError(f"ids lie in [{low}, {high}] and mask_id is {mask_id}; accepted: token numbers in [0, {size if size is not None else 'V'})")
     if context is not None and ids.shape[1] > context: raise ValueError(f"{ids.shape[1]} tokens, prompt included, exceed the model's context of {context}; nothing is cut silently")
-    device = getattr(model, "device", None)
-    return (ids if device is None else ids.to(device)), mask_id
+    return ids, mask_id
 
 
 def _decode(model: Any, ids: Tensor, start: int, mask_id: int, steps: int | None, block: int | None, temperature: float, policy: Policy | None, generator: torch.Generator | None, banned: Sequence[int],

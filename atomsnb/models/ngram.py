@@ -165,12 +165,12 @@ class KneserNey:
             p = np.where(gamma >= 0, np.where(number >= 0, order.alpha[np.maximum(number, 0)], 0.0) + gamma * p, p)
         with np.errstate(divide="ignore"): return np.log(p[self.order - 1 :])
 
-    def distribution(self, context: Sequence[int] = ()) -> Float[np.ndarray, "V"]:
+    def distribution(self, context: Sequence[int | np.integer] | Int[Tensor, "n"] | Int[np.ndarray, "n"] = ()) -> Float[np.ndarray, "V"]:
         """Probability of every token behind a context.
 
         Parameters
         ----------
-        context : sequence of int
+        context : sequence, array or tensor of int
             The tokens before, the last one last; only the last order - 1 count. A shorter one stands at the start of a text.
 
         Returns

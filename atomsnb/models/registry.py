@@ -72,7 +72,7 @@ class ModelCard:
 
     def __post_init__(self) -> None:
         check_choice(self.kind, "kind", list(KINDS))
-        object.__setattr__(self, "limits", tuple(self.limits) if not isinstance(self.limits, str) else (self.limits,))
+        if not isinstance(self.limits, tuple): raise TypeError(f"limits of a model card is a {type(self.limits).__name__}; accepted: a tuple of sentences")
         for name, value in (("name", self.name), ("summary", self.summary), ("tokenizer", self.tokenizer), ("licence", self.licence), *(("limits", limit) for limit in self.limits or ("",))):
             if not isinstance(value, str) or not value.strip(): raise ValueError(f"{name} of a model card is {value!r}; accepted: words" + (" (say what the model is not good for)" if name == "limits" else ""))
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", self.name): raise ValueError(f"name of a model card is {self.name!r}; accepted: small letters, digits, dots and hyphens")
@@ -87,7 +87,7 @@ class ModelCard:
         known = [f.name for f in dataclasses.fields(cls)]
         if strange := [key for key in entries if key not in known]: raise ValueError(f"a model card has no entry {strange[0]!r}; nearest: {', '.join(nearest(strange[0], known)) or ', '.join(known)}")
         if missing := [f.name for f in dataclasses.fields(cls) if f.name not in entries and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]: raise ValueError(f"a model card needs {', '.join(missing)}")
-        return cls(**entries)
+        return cls(**{**entries, "limits": tuple(entries["limits"]) if isinstance(entries["limits"], list) else entries["limits"]})
 
     def __str__(self) -> str: return _print_card(self)
 
@@ -260,7 +260,7 @@ def save_model(folder: str | Path, model: nn.Module, *, card: ModelCard, tokeniz
         No card, a card of another kind than the model, weights that are not finite, a folder of something else.
     """
     folder = Path(folder)
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     if not isinstance(card, ModelCard): raise TypeError(f"card is a {type(card).__name__}; accepted: a ModelCard")
     if not isinstance(model, nn.Module) or not hasattr(config, "d_model"): raise TypeError(f"model is a {type(model).__name__}; accepted: a Transformer (with a TransformerConfig as .config)")
     if dtype not in (torch.bfloat16, torch.float16, torch.float32, torch.float64): raise TypeError(f"dtype is {dtype!r}; accepted: a floating torch dtype")

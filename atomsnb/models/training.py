@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'ModelRecipe', 'StreamWindows', 'DocumentWindows', 'MaskedBatch', 'MaskedBatches', 'next_token_loss',
            'MaskedLoss', 'InBF16', 'decayed_groups', 'make_batches', 'train', 'flops_per_token']
 
-# %% ../../nbs/models/training.ipynb #a7e95217
+# %% ../../nbs/models/training.ipynb #9f4d0c78
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from ..core.train import fit, warmup_cosine
 from .masked_diffusion import Corruption, draw_corruption, mdlm_loss
 from ..nn.transformer import Transformer, TransformerConfig
 
-# %% ../../nbs/models/training.ipynb #b3fca083
+# %% ../../nbs/models/training.ipynb #a6f3823b
 @dataclass(frozen=True)
 class ModelRecipe(Config):
     """Everything that decides a trained model, apart from the text."""
@@ -53,19 +53,19 @@ class ModelRecipe(Config):
     "Width of the gated hidden layer."
     window: int = 512
     "Tokens of a training window, and the context of the model."
-    dropout: float = 0.2
+    dropout: float = 0.3
     "Share of units dropped on the embedding and on both branches of every block."
     batch: int = 64
     "Windows per update."
-    steps: int = 2000
+    steps: int = 3000
     "Updates."
-    lr: float = 2e-3
+    lr: float = 4e-3
     "Largest learning rate."
-    warmup: int = 100
+    warmup: int = 190
     "Updates of linear warm-up."
     final_lr: float = 0.02
     "Learning rate at the end, as a share of the largest."
-    weight_decay: float = 0.1
+    weight_decay: float = 2.0
     "Decoupled decay of the matrices; vectors are not decayed."
     beta2: float = 0.95
     "Memory of AdamW's second moment (the first has 0.9)."
@@ -77,7 +77,7 @@ class ModelRecipe(Config):
     "`fp32`; `bf16`: autocast; `bf16-all`: the residual stream too. Weights and optimiser are float32 in all three."
 
     PRESETS: ClassVar[dict[str, dict]] = {
-        "cpu": {"d_model": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_ff": 160, "window": 64, "batch": 8, "steps": 60, "warmup": 6, "dropout": 0.0, "precision": "fp32"},
+        "cpu": {"d_model": 64, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_ff": 160, "window": 64, "batch": 8, "steps": 150, "warmup": 10, "dropout": 0.0, "weight_decay": 0.1, "precision": "fp32"},
         "gpu": {}, "full": {},
     }
 
@@ -96,18 +96,18 @@ class ModelRecipe(Config):
         fields = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "dropout")
         return TransformerConfig(**{f: getattr(self, f) for f in fields}, context=self.window, tied=True, causal=self.kind == "causal")
 
-# %% ../../nbs/models/training.ipynb #02a06f01
+# %% ../../nbs/models/training.ipynb #99c2b77f
 RECIPES: dict[str, ModelRecipe] = {
     "code-lm": ModelRecipe(),
-    "code-mdlm": ModelRecipe(name="code-mdlm", kind="masked", batch=128, steps=6000, lr=2e-3, warmup=300, dropout=0.1),
+    "code-mdlm": ModelRecipe(name="code-mdlm", kind="masked", batch=128, steps=5000, lr=4e-3, warmup=300, dropout=0.1, weight_decay=1.0),
     "json-mdlm-bytes": ModelRecipe(name="json-mdlm-bytes", kind="masked", data="json", tokenizer="bytes", vocab_size=260, d_model=192, n_layers=7, n_heads=3, n_kv_heads=3, d_ff=512,
-                                   window=256, batch=256, steps=6000, lr=2e-3, warmup=300, dropout=0.1),
-    "byte-lm-tiny": ModelRecipe(name="byte-lm-tiny", tokenizer="bytes", vocab_size=260, d_model=128, n_layers=3, n_heads=4, n_kv_heads=2, d_ff=320, window=256, batch=128, steps=4000, lr=4e-3,
-                                warmup=200, dropout=0.0),
+                                   window=256, batch=256, steps=5000, lr=2e-3, warmup=300, dropout=0.1, weight_decay=0.5),
+    "byte-lm-tiny": ModelRecipe(name="byte-lm-tiny", tokenizer="bytes", vocab_size=260, d_model=128, n_layers=3, n_heads=4, n_kv_heads=2, d_ff=320, window=256, batch=128, steps=3000, lr=4e-3,
+                                warmup=200, dropout=0.1, weight_decay=1.0),
 }
 "The recipes of the models that ship with the library, by name."
 
-# %% ../../nbs/models/training.ipynb #e6194c9b
+# %% ../../nbs/models/training.ipynb #9304b645
 class _Epochs(Batches):
     """Windows of a token stream: an epoch visits every window once, in an order and at a phase of its own."""
 
@@ -226,7 +226,7 @@ class DocumentWindows(_Epochs):
         places = rows[:, :1] + self._steps
         return torch.where(places < rows[:, 1:], self.ids[places.clamp(max=len(self.ids) - 1)], self.end_id)
 
-# %% ../../nbs/models/training.ipynb #074dde81
+# %% ../../nbs/models/training.ipynb #291efa26
 class MaskedBatch(NamedTuple):
     """A batch for masked diffusion: the sequences and the coins that hide their tokens."""
 
@@ -267,7 +267,7 @@ class MaskedBatches(Batches):
         """The source's, and the seed of the corruption."""
         return {"source": self.source.fingerprint(), "corruption": self.seed}
 
-# %% ../../nbs/models/training.ipynb #b66c44c9
+# %% ../../nbs/models/training.ipynb #709393f7
 def next_token_loss(model: Callable[..., Any], batch: Int[Tensor, "batch tokens"], step: int = 0) -> Tensor:
     """Mean cross-entropy of every token of a window given those before it, in nats (@eq-ce); the first token is given."""
     logits = model(batch[:, :-1]).logits
@@ -321,7 +321,7 @@ def decayed_groups(recipe: ModelRecipe) -> Callable[[Sequence[nn.Parameter]], to
 
     return make
 
-# %% ../../nbs/models/training.ipynb #61775496
+# %% ../../nbs/models/training.ipynb #aea3533a
 def make_batches(recipe: ModelRecipe, ids: Tensor, *, end_id: int) -> Batches:
     """The batches of a recipe.
 
@@ -388,7 +388,7 @@ def train(
     )  # fmt: skip
     return model.eval(), history
 
-# %% ../../nbs/models/training.ipynb #47915d40
+# %% ../../nbs/models/training.ipynb #e8462cb4
 def flops_per_token(config: TransformerConfig, window: int | None = None, *, training: bool = True, skip_masked: bool = False) -> float:
     """Floating-point operations per token (@eq-flops): products only, a multiply-add counts two.
 

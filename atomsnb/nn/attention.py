@@ -167,11 +167,13 @@ class KVCache:
             Another number of rows or heads, another dtype or device, than what is cached.
         """
         start, new = self._length, k.shape[2]
-        if layer >= len(self._keys) or self._keys[layer].shape[2] < start + new:
+        if layer < len(self._keys):
+            held = self._keys[layer]
+            if held.shape[:2] != k.shape[:2] or held.dtype != k.dtype or held.device != k.device:
+                raise ValueError(f"the cache holds {held.shape[0]} rows of {held.shape[1]} heads ({held.dtype}, {held.device}), this pass has {k.shape[0]} rows of {k.shape[1]} ({k.dtype}, {k.device}); they must be equal")
+        if layer >= len(self._keys) or held.shape[2] < start + new:
             self._grow(layer, k, v)
         keys, values = self._keys[layer], self._values[layer]
-        if keys.shape[:2] != k.shape[:2] or keys.dtype != k.dtype or keys.device != k.device:
-            raise ValueError(f"the cache holds {keys.shape[0]} rows of {keys.shape[1]} heads ({keys.dtype}, {keys.device}), this pass has {k.shape[0]} rows of {k.shape[1]} ({k.dtype}, {k.device}); they must be equal")
         keys.narrow(2, start, new).copy_(k.detach())
         values.narrow(2, start, new).copy_(v.detach())
         if torch.is_grad_enabled() and k.requires_grad:

@@ -6,7 +6,7 @@
 __all__ = ['Correction', 'FineTuningConfig', 'AttentionStates', 'attention_states', 'Arm', 'FineTuning', 'norm_matched',
            'spectrum_matched', 'truncated']
 
-# %% ../../nbs/nn/fine_tuning.ipynb #a851d951
+# %% ../../nbs/nn/fine_tuning.ipynb #2112a13c
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,22 +24,22 @@ from .schmidt import EntanglementProfile, attention_entropy, entanglement_profil
 from .sparse_coders import CopyBatches
 from .transformer import Transformer
 
-# %% ../../nbs/nn/fine_tuning.ipynb #12a0a71f
+# %% ../../nbs/nn/fine_tuning.ipynb #f91947a2
 @dataclass(frozen=True)
 class FineTuningConfig(Config):
     """What all arms of an experiment share, validated at construction."""
 
     seeds: int = 3
     "Independent runs per arm, trained side by side on one frozen model."
-    window: int = 128
+    window: int = 96
     "Tokens predicted per window."
     batch: int = 4
     "Windows per copy and step."
-    steps: int = 80
+    steps: int = 50
     "Training steps."
-    warmup: int = 8
+    warmup: int = 5
     "Steps of linear warm-up; half a cosine follows."
-    records: tuple[int, ...] = (4, 10, 20, 40, 60, 80)
+    records: tuple[int, ...] = (3, 10, 20, 35, 50)
     "Numbers of steps after which corrections and held-out loss are recorded; the last is `steps`."
     rank: int = 8
     "Rank r of LoRA and of the MPS adapter."
@@ -49,11 +49,11 @@ class FineTuningConfig(Config):
     "Bond of the MPS adapter."
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     "Last names of the layers that are corrected."
-    heldout_windows: int = 24
+    heldout_windows: int = 16
     "Windows that score a model."
     attention_windows: int = 2
     "Held-out windows whose attention is compared."
-    attention_length: int = 256
+    attention_length: int = 128
     "Tokens of these windows."
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class FineTuningConfig(Config):
         if not self.records or list(self.records) != sorted(set(self.records)) or self.records[0] < 1 or self.records[-1] != self.steps:
             raise ValueError(f"records is {self.records} and steps {self.steps}; accepted: increasing numbers of steps from 1 on, the last of them equal to steps (a correction is zero at step 0)")
 
-# %% ../../nbs/nn/fine_tuning.ipynb #f942e61b
+# %% ../../nbs/nn/fine_tuning.ipynb #f4168d7e
 @dataclass(frozen=True)
 class AttentionStates:
     """Attention of one or several copies of a model on the same windows."""
@@ -125,7 +125,7 @@ def attention_states(model: nn.Module, ids: Int[Tensor, "B n"]) -> AttentionStat
     weights = torch.stack([w.detach().float().reshape(copies, B, -1, n, n) for w in attention])
     return AttentionStates(weights, torch.stack([o.float().reshape(copies, B, n, -1) for o in written]))
 
-# %% ../../nbs/nn/fine_tuning.ipynb #8079ce02
+# %% ../../nbs/nn/fine_tuning.ipynb #9efc221b
 Correction = tuple[Tensor, ...]
 
 
@@ -166,7 +166,7 @@ class FineTuning:
     Parameters
     ----------
     model : nn.Module
-        The base model; it is left as it was after every call. Dropout of a `Transformer` is switched off: it would differ between runs.
+        The base model; its weights are frozen, and are what they were after every call. Its dropout is switched off: it would differ between runs.
     streams : mapping of str to (n,) int64
         Token streams `train`, `validation` and `heldout`.
     cfg : FineTuningConfig
@@ -182,8 +182,12 @@ class FineTuning:
             raise ValueError(f"streams lacks {sorted(missing)}; accepted: token streams train, validation and heldout")
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.cfg, self.model = cfg, model.to(self.device).eval().requires_grad_(False)
+        if isinstance(model, Transformer):
+            model.config = model.config.replace(dropout=0.0)
         for module in model.modules():
-            if isinstance(getattr(module, "dropout", None), float):
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            elif isinstance(getattr(module, "dropout", None), float):
                 module.dropout = 0.0  # type: ignore[assignment]
         self.streams = {name: check_tensor(s, f"streams[{name!r}]", dtype="integer", ndim=1, min_size=2 * (cfg.window + 1)).long().to(self.device) for name, s in streams.items()}
 
@@ -275,9 +279,9 @@ class FineTuning:
         """Context in which the model carries the corrections of an arm."""
         return _Applied(self.model, arm.deltas(record))
 
-    def attention(self, arm: Arm | None = None, record: int = -1) -> AttentionStates:
-        """Attention on held-out windows, of the base model or of an arm."""
-        ids = self.windows("heldout", self.cfg.attention_windows, self.cfg.attention_length)
+    def attention(self, arm: Arm | None = None, record: int = -1, length: int | None = None) -> AttentionStates:
+        """Attention on held-out windows of `length` tokens (default: the configured length), of the base model or of an arm."""
+        ids = self.windows("heldout", self.cfg.attention_windows, self.cfg.attention_length if length is None else check_int(length, "length", minimum=2))
         if arm is None:
             return attention_states(self.model, ids)
         with self.applied(arm, record):
@@ -297,7 +301,7 @@ class _Applied:
     def __exit__(self, *exception: object) -> None:
         remove_adapters(self.model)
 
-# %% ../../nbs/nn/fine_tuning.ipynb #8472cb9b
+# %% ../../nbs/nn/fine_tuning.ipynb #cb7ced41
 def norm_matched(deltas: Mapping[str, Float[Tensor, "copies d_out d_in"]], r: int, generator: torch.Generator) -> dict[str, Correction]:
     """Gaussian factors (A, B) of rank r for every layer and copy, with the Frobenius norms of the given corrections."""
     out: dict[str, Correction] = {}

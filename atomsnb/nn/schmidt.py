@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['prime_sites', 'EntanglementProfile', 'entanglement_profile', 'lora_profile', 'attention_entropy']
 
-# %% ../../nbs/nn/schmidt.ipynb #441b6704
+# %% ../../nbs/nn/schmidt.ipynb #0a83b31b
 import math
 import warnings
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.checks import check_choice, check_int, check_number, check_tensor
 
-# %% ../../nbs/nn/schmidt.ipynb #63d07b53
+# %% ../../nbs/nn/schmidt.ipynb #efbd0ec3
 def prime_sites(shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Prime factors of the rows and of the columns, ascending; the first is the leading digit.
 
@@ -79,7 +79,7 @@ class EntanglementProfile:
             raise ValueError("this profile has no row | column cut: its sites are ordered otherwise")
         return self.entropy[..., self.center - 1]
 
-# %% ../../nbs/nn/schmidt.ipynb #d2c8b4ea
+# %% ../../nbs/nn/schmidt.ipynb #b0c3a0da
 def _entropy(p: Tensor, base: float) -> tuple[Tensor, Tensor]:
     """Entropy and cleaned probabilities of eigenvalues (..., k) in ascending order: negatives clipped, renormalised, descending."""
     p = p.clamp_min(0).flip(-1)
@@ -114,7 +114,7 @@ def _spectra(K: Tensor, sites: Sequence[int]) -> list[Tensor]:
                 sigma = sigma.reshape(*lead, sites[l + 1], Q, sites[l + 1], Q).diagonal(dim1=-4, dim2=-2).sum(-1)
     return found
 
-# %% ../../nbs/nn/schmidt.ipynb #6c36b0e2
+# %% ../../nbs/nn/schmidt.ipynb #7ce3afe9
 def _double(x: Any, name: str, shape: Sequence[Any], device: Any) -> Tensor:
     """A checked real tensor in float64."""
     out = check_tensor(x, name, shape=shape, dtype=("floating", "integer"))
@@ -186,7 +186,7 @@ def entanglement_profile(
     center = reached.index(m) + 1 if order == "row-col" and m in reached else None
     return _profile(_spectra(W.reshape(*lead, m * n, 1), sites)[:-1], sites, center, base)
 
-# %% ../../nbs/nn/schmidt.ipynb #9e1cccd0
+# %% ../../nbs/nn/schmidt.ipynb #0477e856
 def lora_profile(
     A: Float[Tensor, "*batch r d_in"] | np.ndarray, B: Float[Tensor, "*batch d_out r"] | np.ndarray, base: float = math.e, device: torch.device | str | None = None
 ) -> EntanglementProfile:
@@ -225,7 +225,7 @@ def lora_profile(
     sites = rows + columns
     return _profile(spectra[: max(len(sites) - 1, 0)], sites, len(rows) if rows and columns else None, base)
 
-# %% ../../nbs/nn/schmidt.ipynb #79fa114d
+# %% ../../nbs/nn/schmidt.ipynb #c69a7ec4
 def attention_entropy(attn: Float[Tensor, "*batch n n"], base: float = math.e) -> Float[Tensor, "*batch"]:
     """Entropy of attention matrices across the query | key cut (@eq-entropy).
 
@@ -242,8 +242,7 @@ def attention_entropy(attn: Float[Tensor, "*batch n n"], base: float = math.e) -
     """
     attn = check_tensor(attn, "attn", shape=(..., "n", "n")).detach().double()
     base = check_number(base, "base", minimum=1, open_min=True)
-    off = float((attn.sum(-1) - 1).abs().max())
+    off, unit = float((attn.sum(-1) - 1).abs().max()), _unit(attn, "attn")
     if off > 1e-3:
         warnings.warn(f"attn has rows whose sums differ from 1 by up to {off:.2g}: is it a softmax over keys?", RuntimeWarning, stacklevel=2)
-    attn = _unit(attn, "attn")
-    return _entropy(torch.linalg.eigvalsh(attn @ attn.mT), base)[0]
+    return _entropy(torch.linalg.eigvalsh(unit @ unit.mT), base)[0]

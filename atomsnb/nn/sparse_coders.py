@@ -222,6 +222,11 @@ class SparseCoder(nn.Module):
         ------
         ValueError, TypeError
             Non-finite or integer samples, another width, no variance, fewer than one step, rows that do not fit.
+
+        Notes
+        -----
+        Gradients are clipped only where `optimizer` does it: the one-pass Adam of a single threshold autoencoder on a GPU bounds their joint norm by 1,
+        while on a CPU and for copies nothing is clipped. The same settings therefore train differently there: compare figures within one of the two.
         """
         x = check_tensor(x, "x", ndim=(2, 3))
         check_same(x.shape[-1], "x's last axis", self.d_in, "d_in")

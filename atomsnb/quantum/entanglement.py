@@ -6,12 +6,12 @@
 __all__ = ['METRICS', 'EntanglementConfig', 'page_entropy', 'marchenko_pastur_pdf', 'marchenko_pastur_entropy', 'chain_entropy',
            'full_null_profile', 'lora_null_profile', 'mps_null_profile', 'valley_depth', 'random_attention',
            'attention_null_entropy', 'attention_scaling', 'logit_spread', 'ScalingFit', 'scaling_fits',
-           'python_reference', 'fine_tuning_text', 'depth_null', 'arm_depth', 'state_distances', 'NoHairReport',
-           'no_hair_report', 'train', 'EntanglementProfile', 'prime_sites', 'entanglement_profile', 'lora_profile',
-           'attention_entropy', 'LoRALinear', 'MPSLinear', 'inject_adapters', 'delta_weights', 'merge', 'FineTuning',
-           'Arm', 'AttentionStates', 'attention_states']
+           'python_reference', 'fine_tuning_text', 'depth_null', 'arm_depth', 'base_model', 'state_distances',
+           'NoHairReport', 'no_hair_report', 'train', 'EntanglementProfile', 'prime_sites', 'entanglement_profile',
+           'lora_profile', 'attention_entropy', 'LoRALinear', 'MPSLinear', 'inject_adapters', 'delta_weights', 'merge',
+           'FineTuning', 'Arm', 'AttentionStates', 'attention_states']
 
-# %% ../../nbs/quantum/entanglement.ipynb #2d52bffa
+# %% ../../nbs/quantum/entanglement.ipynb #c011d3bf
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -30,41 +30,46 @@ from ..core.checks import check_choice, check_int, check_number, check_tensor
 from ..core.data import SHARES, Dataset, Document, assign_splits
 from ..core.runtime import atomic_write, require, sha256_json
 from ..core.train import History, fit, warmup_cosine
+from ..models.registry import load_weights, shipped
+from ..models.tokenizer import load_tokenizer
 from ..nn.adapters import LoRALinear, MPSLinear, adapters_of, delta_weights, inject_adapters, merge, peft_state_dict, remove_adapters
 from ..nn.fine_tuning import Arm, AttentionStates, FineTuning, FineTuningConfig, attention_states, norm_matched, spectrum_matched, truncated
 from ..nn.schmidt import EntanglementProfile, attention_entropy, entanglement_profile, lora_profile, prime_sites
+from ..nn.transformer import Transformer, TransformerConfig
 
-# %% ../../nbs/quantum/entanglement.ipynb #5ede72b5
+# %% ../../nbs/quantum/entanglement.ipynb #c33c1649
 @dataclass(frozen=True)
 class EntanglementConfig(FineTuningConfig):
     """Settings of the paper's experiment: those of `FineTuningConfig`, and these."""
 
     base: str = "byte-lm-tiny"
-    "Model that is fine-tuned: a name for `models.causal_lm.load_causal_lm`."
+    "Model that is fine-tuned: a shipped one, or a name or folder that `transformers` knows."
     text: str = "python_reference"
     "Text to fine-tune on: `python_reference`, or a .jsonl file with a `text` or `messages` entry per line."
-    lr_full: float = 1e-3
+    lr_full: float = 5e-3
     "Learning rate of full fine-tuning."
-    lr_lora: float = 1e-2
+    lr_lora: float = 1.5e-2
     "Learning rate of LoRA."
-    lr_mps: float = 1e-2
+    lr_mps: float = 3e-2
     "Learning rate of the MPS adapter."
-    lr_equal: float = 1e-2
+    lr_equal: float = 2e-2
     "Learning rate of LoRA with as many parameters as the MPS adapter."
     lr_grid: tuple[float, ...] = ()
     "Learning rates to choose from by validation loss, for every arm; empty: take those above."
+    scaling_length: int = 256
+    "Tokens of the windows on which the growth of attention entropy is measured."
     null_samples: int = 200
     "Random corrections that make a null."
 
     PRESETS: ClassVar[dict[str, dict]] = {
         "cpu": {},
         "gpu": dict(
-            seeds=5, base="code-lm", window=256, batch=8, steps=2000, warmup=100, records=(1, 10, 30, 100, 200, 300, 500, 700, 1000, 1400, 2000), rank=16, alpha=32.0, chi=8,
-            lr_grid=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), heldout_windows=128, attention_windows=8, attention_length=512,
+            seeds=5, base="code-lm", window=256, batch=8, steps=600, warmup=30, records=(1, 5, 10, 20, 40, 70, 100, 150, 200, 300, 400, 500, 600), rank=16, alpha=32.0, chi=8,
+            lr_grid=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2), heldout_windows=128, attention_windows=8, attention_length=256, scaling_length=512,
         ),  # fmt: skip
         "full": dict(
             base="meta-llama/Llama-3.2-1B", text="tulu3.jsonl", window=1024, batch=4, steps=1200, warmup=60, records=(1, 10, 100, 400, 800, 1200), rank=256, alpha=512.0, chi=32,
-            lr_full=1e-5, lr_lora=2e-4, lr_mps=5e-4, lr_equal=2e-4, heldout_windows=128, attention_windows=4, attention_length=1024,
+            lr_full=1e-5, lr_lora=2e-4, lr_mps=5e-4, lr_equal=2e-4, heldout_windows=128, attention_windows=4, attention_length=256, scaling_length=1024,
         ),  # fmt: skip
     }
 
@@ -74,9 +79,9 @@ class EntanglementConfig(FineTuningConfig):
             check_number(getattr(self, name), name, minimum=0, open_min=True)
         for lr in self.lr_grid:
             check_number(lr, "lr_grid", minimum=0, open_min=True)
-        check_int(self.null_samples, "null_samples", minimum=10)
+        check_int(self.null_samples, "null_samples", minimum=10), check_int(self.scaling_length, "scaling_length", minimum=64)
 
-# %% ../../nbs/quantum/entanglement.ipynb #14336179
+# %% ../../nbs/quantum/entanglement.ipynb #beb9768a
 def page_entropy(m: int, n: int, base: float = math.e) -> float:
     """Mean entanglement entropy of a random complex state of two systems of sizes m and n (@eq-page), exact."""
     m, n = sorted((check_int(m, "m", minimum=1), check_int(n, "n", minimum=1)))
@@ -99,7 +104,7 @@ def marchenko_pastur_entropy(m: int, n: int, base: float = math.e) -> float:
     m, n = sorted((check_int(m, "m", minimum=1), check_int(n, "n", minimum=1)))
     return max(0.0, math.log(m) - m / (2 * n)) / math.log(check_number(base, "base", minimum=1, open_min=True))
 
-# %% ../../nbs/quantum/entanglement.ipynb #0e0e5946
+# %% ../../nbs/quantum/entanglement.ipynb #8337b9b2
 def chain_entropy(*sizes: int, base: float = math.e) -> float:
     """Entropy of a product of independent Gaussian matrices of sizes n0 x n1, n1 x n2, ..., in the limit of large sizes (@eq-chain).
 
@@ -124,7 +129,7 @@ def chain_entropy(*sizes: int, base: float = math.e) -> float:
     value = math.log(ordered[0]) + 1 + float((g[1:] / np.arange(1, len(g))).sum())
     return max(0.0, value) / math.log(check_number(base, "base", minimum=1, open_min=True))
 
-# %% ../../nbs/quantum/entanglement.ipynb #40cee9ba
+# %% ../../nbs/quantum/entanglement.ipynb #1e2dde63
 def _cuts(d_out: int, d_in: int) -> tuple[list[int], list[int]]:
     """Sizes of the left part at every cut among the row digits (the last is the centre), and of the column part left of every later cut."""
     rows, columns = prime_sites((d_out, d_in))
@@ -201,9 +206,9 @@ def valley_depth(profile: EntanglementProfile | Float[np.ndarray, "*batch bonds"
     c = profile.center if isinstance(profile, EntanglementProfile) and center is None else center
     if c is None or not 1 < check_int(c, "center") < values.shape[-1]:
         raise ValueError(f"center is {c}; accepted: a cut with at least one other on either side, 2 to {values.shape[-1] - 1}")
-    return (values[..., : c - 1].max(-1) + values[..., c:].max(-1)) / 2 - values[..., c - 1]
+    return np.asarray((values[..., : c - 1].max(-1) + values[..., c:].max(-1)) / 2 - values[..., c - 1])
 
-# %% ../../nbs/quantum/entanglement.ipynb #14b482c6
+# %% ../../nbs/quantum/entanglement.ipynb #ac09ffaf
 def random_attention(n: int, s: float, causal: bool = True, *, rank: int | None = None, samples: int = 1, generator: torch.Generator) -> Float[Tensor, "samples n n"]:
     """Attention matrices of random logits with standard deviation s.
 
@@ -259,7 +264,7 @@ def attention_null_entropy(n: int, s: float, causal: bool = False, *, samples: i
     h = 0.0 if p in (0.0, 1.0) else -p * math.log(p) - (1 - p) * math.log1p(-p)
     return max(0.0, h + (1 - p) * (math.log(n) - 0.5))
 
-# %% ../../nbs/quantum/entanglement.ipynb #b25e748d
+# %% ../../nbs/quantum/entanglement.ipynb #a260ccc7
 def attention_scaling(attn: Float[Tensor, "*batch N N"], sizes: Sequence[int], first_column: bool = True) -> Float[Tensor, "*batch sizes"]:
     """Entropy of the leading n x n blocks of causal attention matrices.
 
@@ -343,7 +348,7 @@ def scaling_fits(sizes: Sequence[int], entropy: Sequence[float] | Float[np.ndarr
         fits[name] = ScalingFit(name, tuple(float(v) for v in found.x), interval, aic)
     return fits
 
-# %% ../../nbs/quantum/entanglement.ipynb #2e59101c
+# %% ../../nbs/quantum/entanglement.ipynb #08b26fac
 def python_reference() -> Dataset:
     """Chapters of Python's language reference from the running interpreter (`pydoc_data.topics`), one document each, on the five sides of `core.data`."""
     topics: dict[str, str] = {name: text for name, text in require("pydoc_data.topics", "data", "the text of Python's language reference").topics.items() if text.strip()}
@@ -355,26 +360,27 @@ def python_reference() -> Dataset:
 
 
 def fine_tuning_text(name: str = "python_reference") -> Dataset:
-    """The documents to fine-tune on: `python_reference`, or a .jsonl file whose lines hold `text` or `messages` (as Tulu3 does), split by a hash of the text."""
+    """The documents to fine-tune on: `python_reference`, or a .jsonl file whose lines hold `text` or `messages` (as Tulu3 does), and perhaps `name` and `split`; otherwise split by a hash of the name or line number."""
     if name == "python_reference":
         return python_reference()
     path = Path(name)
     if path.suffix != ".jsonl" or not path.is_file():
         raise ValueError(f"text is {name!r}; accepted: 'python_reference', or an existing .jsonl file with a 'text' or 'messages' entry per line (for the paper's run: 5,000 lines of allenai/tulu-3-sft-mixture)")
-    texts = {}
+    texts, given = {}, {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
         row = json.loads(line) if line.strip() else {"text": ""}
         text = row.get("text") or "\n".join(f"<|{m['role']}|>\n{m['content']}" for m in row.get("messages", ()))
         if text.strip():
-            texts[f"{number:06d}"] = text
+            texts[row.get("name", f"{number:06d}")] = text
+            given |= {row.get("name", f"{number:06d}"): check_choice(row["split"], "split", list(SHARES))} if "split" in row else {}
     if not texts:
         raise ValueError(f"text {name!r} holds no line with a 'text' or 'messages' entry")
-    sides = assign_splits(texts, threshold=None)
+    sides = assign_splits(texts, threshold=None) | given
     documents = tuple(Document(k, texts[k], sides[k]) for k in sorted(texts))
     return Dataset(path.name, "documents of a .jsonl file", documents, splits=MappingProxyType({s: tuple(d.path for d in documents if d.split == s) for s in SHARES}),
                    hashes=MappingProxyType({d.path: sha256_json(d.text) for d in documents}))  # fmt: skip
 
-# %% ../../nbs/quantum/entanglement.ipynb #e7a82767
+# %% ../../nbs/quantum/entanglement.ipynb #fa862701
 def depth_null(deltas: Mapping[str, Float[Tensor, "copies d_out d_in"]], r: int, samples: int, generator: torch.Generator, spectrum: bool = False) -> Float[np.ndarray, "samples copies"]:
     """Valley depth, averaged over layers, of random corrections of rank r with the shapes of the given ones; with `spectrum`, also with their singular values."""
     total: Any = 0.0
@@ -393,7 +399,33 @@ def arm_depth(arm: Arm, record: int = -1) -> Float[np.ndarray, "layers copies"]:
     """Valley depth of every layer and seed of an arm, in nats."""
     return np.stack([valley_depth(p) for p in arm.profiles(record).values()])
 
-# %% ../../nbs/quantum/entanglement.ipynb #745fcb4b
+# %% ../../nbs/quantum/entanglement.ipynb #bf68ad02
+def base_model(name: str) -> tuple[nn.Module, Any]:
+    """The model to fine-tune, in float32, and its tokenizer (with `encode` and `end_id`).
+
+    Parameters
+    ----------
+    name : str
+        A shipped model, such as `"byte-lm-tiny"`, or a folder or name of a model of `transformers` that is on this machine.
+
+    Raises
+    ------
+    ValueError
+        No such model here; the message says how to fetch it.
+    """
+    if name in shipped():
+        stored = load_weights(name)
+        model = Transformer(TransformerConfig(**stored.config["atomsnb"]["transformer"]))
+        model.load_state_dict(stored.tensors)
+        return model.eval(), load_tokenizer(stored.config["atomsnb"]["tokenizer"])
+    auto = require("transformers", "models", f"the model {name!r}")
+    try:
+        model = auto.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, attn_implementation="eager", use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"base is {name!r}; accepted: {', '.join(shipped())}, or a folder or name of a model that is on this machine (fetch it once: hf download {name})") from error
+    return model.eval(), load_tokenizer(name)
+
+# %% ../../nbs/quantum/entanglement.ipynb #8b01d790
 METRICS: tuple[str, ...] = ("kl", "entropy", "output", "cka")
 
 
@@ -471,7 +503,7 @@ def no_hair_report(
     within = [state_distances(s, rolled(s)) for s in (first, second)]
     return NoHairReport(state_distances(first, second), {m: np.maximum(within[0][m], within[1][m]) for m in METRICS}, state_distances(first, states[control]), state_distances(first, states[base]))
 
-# %% ../../nbs/quantum/entanglement.ipynb #d7e146fa
+# %% ../../nbs/quantum/entanglement.ipynb #1653360b
 def train(cfg: EntanglementConfig, *, out: str | Path, resume: str = "auto", model: nn.Module | None = None, tokenizer: Any = None, progress: bool | None = None) -> History:
     """The training step alone: the LoRA arm, all seeds at once, with checkpoints, on one process or several.
 
@@ -495,10 +527,8 @@ def train(cfg: EntanglementConfig, *, out: str | Path, resume: str = "auto", mod
     from safetensors.torch import save
 
     if model is None or tokenizer is None:
-        from atomsnb.models.causal_lm import load_causal_lm
-
-        loaded = load_causal_lm(cfg.base)
-        model, tokenizer = model or loaded.model, tokenizer or loaded.tokenizer
+        loaded = base_model(cfg.base)
+        model, tokenizer = model or loaded[0], tokenizer or loaded[1]
     data = fine_tuning_text(cfg.text)
     streams = {side: torch.tensor([t for text in data.texts(side) for t in [*tokenizer.encode(text), tokenizer.end_id]]) for side in ("train", "validation", "heldout")}
     experiment = FineTuning(model, streams, cfg)
@@ -516,5 +546,5 @@ def train(cfg: EntanglementConfig, *, out: str | Path, resume: str = "auto", mod
         remove_adapters(model)
     return history
 
-# %% ../../nbs/quantum/entanglement.ipynb #78681965
+# %% ../../nbs/quantum/entanglement.ipynb #ccb403b4
 _all_ = ["EntanglementProfile", "prime_sites", "entanglement_profile", "lora_profile", "attention_entropy", "LoRALinear", "MPSLinear", "inject_adapters", "delta_weights", "merge", "FineTuning", "Arm", "AttentionStates", "attention_states"]

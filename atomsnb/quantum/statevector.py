@@ -583,7 +583,8 @@ class Circuit:
         steps = self.plan(observable)
         parts = [self._evolve(state[where], steps, phases) for where, phases in self._portions(state, angles, steps)]
         final = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return final, (self._diagonal(observable, final) * (final.real.square() + final.imag.square())).sum(-1)
+        flat = torch.view_as_real(final).flatten(-2)
+        return final, (flat * flat) @ self._diagonal(observable, final).repeat_interleave(2)
 
     def _diagonal(self, observable: PauliString, state: Tensor) -> Tensor:
         """Eigenvalues of the observable in that basis."""
@@ -612,7 +613,10 @@ class Circuit:
         steps, diagonal, slopes, starts = self.plan(observable), self._diagonal(observable, final), [], []
         for where, phases in self._portions(final, angles, steps):
             psi = final[where]
-            slope, lam = self._undo(torch.stack([psi, weight[where][..., None] * diagonal * psi]), steps, phases, per_state, to_start)
+            pair = psi.new_empty(2, *psi.shape)
+            pair[0] = psi
+            torch.mul(psi, weight[where][..., None] * diagonal, out=pair[1])
+            slope, lam = self._undo(pair, steps, phases, per_state, to_start)
             slopes.append(slope)
             starts.append(lam)
         start = 2 * torch.cat(starts) if to_start else None
@@ -633,7 +637,7 @@ class Circuit:
             if not to_start and not any(earlier.gates for earlier in steps[:k]):
                 break
             if (phase := phases[k]) is not None:
-                pair = pair * phase.conj()
+                pair *= phase.conj()
             if step.hadamards:
                 pair = _hadamards(pair, step.hadamards, self.n_qubits)
         return slope, pair[1]

@@ -1,6 +1,7 @@
 """Loaded by every Python started under test (through PYTHONPATH): refuses and records any connection that would leave the machine.
 
-Loopback stays open, since a notebook's kernel speaks to its client there.
+Loopback stays open, since a notebook's kernel speaks to its client there. With ATOMSNB_WATCH=1 the library's annotations are under watch too (see
+tests/annotations.py), from the first import of it; a process that never imports it pays nothing.
 """
 import os
 import socket
@@ -28,3 +29,21 @@ def _refuse(event: str, args: tuple) -> None:
 
 if _LOG:
     sys.addaudithook(_refuse)
+
+
+class _Watch:
+    """Waits for the first import of the library, and puts the watch there instead of itself."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "atomsnb":
+            sys.meta_path.remove(self)
+            sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+            try:
+                import annotations
+            finally:
+                sys.path.pop()
+            annotations.install()
+
+
+if os.environ.get("ATOMSNB_WATCH") == "1":
+    sys.meta_path.insert(0, _Watch())
