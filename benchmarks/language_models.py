@@ -14,6 +14,7 @@ Jobs, each of which writes what it found at once, so that a run that is cut off 
     byte-lm-tiny     the small causal model over bytes
     speed            the training step against the matmul ceiling: batches, compile modes, where the time goes
     evaluate         what needs two models: infilling, sampling quality (reads the weights written by the jobs above, or those that ship)
+    evaluate-json    samples of json-mdlm-bytes that json.loads accepts, by steps, temperature and policy
     baselines        Kneser-Ney on the same tokens, xz and zstd given the training text, on the held-out files (no GPU)
     remeasure        the shipped weights again on this machine: held-out bits per byte and likelihood bounds
     merge            results*.json, tars and logs of the folders given by --runs, with what `evaluate`, `baselines` and `remeasure` found, into benchmarks/results/language_models.json
@@ -334,8 +335,8 @@ def bound(s: Session, recipe: ModelRecipe, model: Transformer, repeats: int = 16
 
 
 def job_evaluate(s: Session) -> None:
-    """Infilling against a left-only model, sampling by number of steps, JSON accepted by number of steps and temperature."""
-    from atomsnb.models.masked_sampling import RandomOrder, sample
+    """Infilling against a left-only model, sampling by number of steps."""
+    from atomsnb.models.masked_sampling import sample
 
     toy, few, found = s.args.toy, s.args.samples, {"samples": s.args.samples or None}
     made = lambda: torch.Generator(device=s.device).manual_seed(0)  # noqa: E731
@@ -372,21 +373,28 @@ def job_evaluate(s: Session) -> None:
             print(f"sampling T {temperature} steps {steps:>3}: {({k: round(v, 4) for k, v in found['sampling'][f'T {temperature}, {steps} steps'].items() if k != 'example'})}", flush=True)
         s.note("evaluate", found)
 
+
+def job_evaluate_json(s: Session) -> None:
+    """JSON accepted by number of steps and temperature."""
+    from atomsnb.models.masked_sampling import RandomOrder, sample
+
+    toy, few, found = s.args.toy, s.args.samples, {"samples": s.args.samples or None}
+    made = lambda: torch.Generator(device=s.device).manual_seed(0)  # noqa: E731
     bytes_, special = unpack(s, "json-mdlm-bytes"), Corpus.SPECIAL["bytes"]
     held = s.corpus.json("heldout")
     length = 256 - 8
-    prompts = held[torch.linspace(0, len(held) - 1, 4 if toy else 2 * few or 256).long().to(held.device), :8]
-    found["json"] = {"real text": evaluation.accepted_json(held[:1000], end_id=special["end"])}
+    prompts = held[torch.linspace(0, len(held) - 1, 4 if toy else few or 256).long().to(held.device), :8]
+    found["real records"] = {"accepted": evaluation.accepted_json(held[:1000], end_id=special["end"]), "mean_length": float((held[:1000] < 256).sum(1).float().mean())}
     for policy in ("confidence", "random order"):
         for temperature in (0.0, 1.0) if few else (0.0, 0.5, 1.0):
             if few and policy == "random order" and temperature == 0.0:
                 continue
             for steps in ((1, 4) if toy else (4, 16, 62) if few else (4, 8, 16, 31, 62, 124, 248)):
                 ids = sample(bytes_, prompt=prompts, length=length, steps=steps, temperature=temperature, policy=RandomOrder() if policy == "random order" else None, generator=made(), mask_id=special["mask"]).ids
-                found["json"][f"{policy}, T {temperature}, {steps} steps"] = {"accepted": evaluation.accepted_json(ids, end_id=special["end"]), "mean_length": float((ids < 256).sum(1).float().mean()),
+                found[f"{policy}, T {temperature}, {steps} steps"] = {"accepted": evaluation.accepted_json(ids, end_id=special["end"]), "mean_length": float((ids < 256).sum(1).float().mean()),
                                                                              "example": bytes(b for b in ids[0].tolist() if b < 256).decode("utf-8", "replace")}
-                print(f"json {policy} T {temperature} steps {steps:>3}: {found['json'][f'{policy}, T {temperature}, {steps} steps']['accepted']:.4f}", flush=True)
-            s.note("evaluate", found)
+                print(f"json {policy} T {temperature} steps {steps:>3}: {found[f'{policy}, T {temperature}, {steps} steps']['accepted']:.4f}", flush=True)
+            s.note("evaluate-json", found)
 
 
 # --- speed ---
@@ -465,6 +473,7 @@ def job_speed(s: Session) -> None:
 
 
 MERGED = Path(__file__).resolve().parent / "results" / "language_models.json"
+MEASURED = ("evaluate", "evaluate-json", "baselines", "remeasure")
 MODELS = ("code-lm", "code-mdlm", "json-mdlm-bytes", "byte-lm-tiny")
 LINE = re.compile(r"(?P<name>[\w-]+) seed (?P<seed>\d+): heldout (?P<fp32>[\d.]+) bits/byte in float32, (?P<bf16>[\d.]+) with bf16 weights, validation (?P<validation>[\d.]+), (?P<step_ms>[\d.]+) ms/step, (?P<wall_s>[\d.]+) s")
 WORDS = {
@@ -523,7 +532,7 @@ def job_merge(s: Session) -> None:
                 elif key in MODELS:
                     for row in value:
                         keep(row)
-                elif key in ("evaluate", "baselines", "remeasure"):
+                elif key in MEASURED:
                     held[key] = value | {"device": told["device"], "threads": told["threads"], "versions": told["versions"], "date": told["date"]}
         for path in sorted(folder.glob("*.tar")):
             figures = opened(path)[1]
@@ -539,7 +548,7 @@ def job_merge(s: Session) -> None:
     for name in MODELS:
         out[name].sort(key=lambda row: row["seed"])
     out["provenance"] = provenances
-    out |= {key: held[key] for key in ("evaluate", "baselines", "remeasure") if key in held}
+    out |= {key: held[key] for key in MEASURED if key in held}
     atomic_write(MERGED, json.dumps(out, indent=1) + "\n")
     print({key: len(value) for key, value in out.items()}, flush=True)
 
@@ -636,7 +645,7 @@ def job_baselines(s: Session) -> None:
 
 
 JOBS = {"sweep": job_sweep, "regular": job_regular, "code-lm": lambda s: job_causal(s, "code-lm"), "byte-lm-tiny": lambda s: job_causal(s, "byte-lm-tiny"),
-        "code-mdlm": lambda s: job_masked(s, "code-mdlm"), "json-mdlm-bytes": lambda s: job_masked(s, "json-mdlm-bytes"), "speed": job_speed, "evaluate": job_evaluate, "baselines": job_baselines,
+        "code-mdlm": lambda s: job_masked(s, "code-mdlm"), "json-mdlm-bytes": lambda s: job_masked(s, "json-mdlm-bytes"), "speed": job_speed, "evaluate": job_evaluate, "evaluate-json": job_evaluate_json, "baselines": job_baselines,
         "remeasure": job_remeasure, "merge": job_merge, "ship": job_ship}
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/run_on_gpu.py nbs/representation/atoms.ipynb --out runs/gpu --scale gpu --set activations=minilm.safetensors
 
-`atomsnb run` needs papermill and a kernel, which a bare GPU machine lacks. This needs neither; where IPython is absent, `display` prints. The ledger
+`atomsnb run` needs papermill and a kernel, which a bare GPU machine lacks. This needs neither, nor IPython: `display` prints. The ledger
 (`claims.json`), saved figures of benchmarks and the log of all cells land in --out. Besides torch, triton, numpy, scipy, scikit-learn, matplotlib, rich,
 tqdm, jaxtyping and safetensors, the library needs platformdirs and jsonschema (with attrs, referencing, jsonschema-specifications, rpds-py and
 typing-extensions). Wheels of a machine without a package index can travel in a folder and be installed beside it, here for Python 3.12 on x86-64:
@@ -33,15 +33,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def without_ipython() -> None:
-    """A stand-in for `IPython.display`, if IPython is not installed."""
-    if importlib.util.find_spec("IPython") is not None:
-        return
-    home, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
-    display.Markdown = display.HTML = str
-    display.display = lambda *things, **_: print(*things, sep="\n")
-    home.display = display
-    sys.modules |= {"IPython": home, "IPython.display": display}
+def shown(*things, **_) -> None:
+    """What `display` does here: text as it is, pictures by what they show."""
+    for thing in things:
+        print(getattr(thing, "alt", thing))
+
+
+def without_jupyter() -> None:
+    """Let `IPython.display` print, whether IPython is installed or not."""
+    if importlib.util.find_spec("IPython") is None:
+        home, module = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+        home.display, home.get_ipython, home.version_info = module, lambda: None, (9, 0)  # matplotlib asks for the version
+        sys.modules.update({"IPython": home, "IPython.display": module})
+    else:
+        import IPython.display as module
+    module.display, module.Markdown, module.HTML = shown, str, str
 
 
 def value(text: str):
@@ -80,13 +86,15 @@ def execute(notebook: Path, parameters: dict) -> list:
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument("notebook", type=Path)
+    ap.add_argument("notebook", type=Path, nargs="?", help="without it nothing runs")
     ap.add_argument("--scale", default="gpu")
     ap.add_argument("--out", type=Path, default=None, help="folder of the ledger and of saved results; without it nothing is written")
     ap.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting; may be repeated")
     ap.add_argument("--activations", type=Path, default=None, help="write the activations that the atoms notebook would read to this file, and stop")
     ap.add_argument("--time", action="store_true", help="print the CPU seconds of the slowest cells")
     a = ap.parse_args()
+    if a.notebook is None:
+        return ap.print_help()
     for pair in a.set:
         if "=" not in pair:
             ap.error(f"--set takes NAME=VALUE, got {pair!r}")
@@ -95,7 +103,7 @@ def main() -> None:
         changes["activations"] = str(Path(changes["activations"]).resolve())
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("MPLBACKEND", "agg")
-    without_ipython()
+    without_jupyter()
     if a.activations is not None:
         return write_activations(a.scale, changes, a.activations)
     if a.out is not None:

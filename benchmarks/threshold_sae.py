@@ -230,7 +230,7 @@ def gradient_errors(device: torch.device, B: int = 1000, H: int = 300, N: int = 
     x, exact = torch.randn(B, H, generator=g).to(device), [v.to(device).double().requires_grad_() for v in w]
     reference_loss(x.double(), *exact, bandwidth=0.3, l0_coef=0.05).total.backward()
     for force in ("sparse", "dense"):
-        ours = [v.to(device).requires_grad_() for v in w]
+        ours = [v.to(device).clone().requires_grad_() for v in w]
         _fused_loss(x, *ours, bandwidth=0.3, l0_coef=0.05, force=force).total.backward()
         out[force] = max(float((a.grad - b.grad).norm() / b.grad.norm()) for a, b in zip(ours, exact))
     return {"B": B, "H": H, "N": N, "dtype": "float32", "relative": out}

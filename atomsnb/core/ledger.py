@@ -127,7 +127,7 @@ class LedgerTable:
             ours = "\n".join(t for t in (medians[0][0], *medians[0][1].split(", ")) if t)
             claim = Text.assemble(row.claim.statement, "\n", (f"not measured: {reason}" if reason else row.claim.rule, "italic"))
             verdict = Text(f"{mark} {row.verdict or 'not yet'}", style=colour)
-            table.add_row(claim, Text("\n".join(t for t in row.paper if t)), Text(ours), Text(medians[1][0]), Text(medians[2][0]), verdict)
+            table.add_row(claim, Text(re.sub(r"@(?=[a-z]+-)", "", "\n".join(t for t in row.paper if t))), Text(ours), Text(medians[1][0]), Text(medians[2][0]), verdict)
         return table
 
     def __str__(self) -> str:

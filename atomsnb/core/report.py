@@ -192,6 +192,11 @@ class Prose:
         number = self.numbers.get(label)
         return f'<a href="#{label}">{_KINDS[label.split("-")[0]]} {number}</a>' if number else html.escape(label)
 
+    def linked(self, page: str) -> str:
+        """HTML made elsewhere, a table of claims say, with `@eq-x` in its text (not in its tags) turned into numbered links."""
+        refer = re.compile(r"(?<!\w)@(" + _ANY + r"-[\w-]*\w)")
+        return re.sub(r"(?<=>)[^<]+", lambda text: refer.sub(lambda m: self._refer(m[1]) if m[1] in self.numbers else m[0], text[0]), page)
+
     def _division(self, attributes: str) -> str:
         names = " ".join(re.findall(r"\.([\w-]+)", attributes))
         label = next(iter(re.findall(r"#([\w-]+)", attributes)), "")
@@ -311,7 +316,7 @@ def render_output(output: NotebookNode, prose: Prose, cell: int = 0, heading: st
         return _pre("\n".join(output.traceback), "error")
     data, metadata = output.data, output.get("metadata", {})
     if "text/html" in data:
-        return f'<div class="rich" tabindex="0" role="group" aria-label="output">{_RUNS.sub("", _text(data["text/html"]))}</div>'
+        return f'<div class="rich" tabindex="0" role="group" aria-label="output">{prose.linked(_RUNS.sub("", _text(data["text/html"])))}</div>'
     if any(kind in data for kind in ("image/svg+xml", "image/png", "image/jpeg")):
         return "".join(p.to_html() for p in _pictures_of(data, metadata, cell, heading))
     if "text/markdown" in data:
@@ -387,7 +392,7 @@ details{margin:2.2rem 0;border:1px solid var(--line);border-radius:6px;padding:0
 section.cell{margin:1rem 0;position:relative}section.failed{outline:2px solid var(--bad);outline-offset:6px;border-radius:4px}
 pre{font:.83rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;margin:.4rem 0;padding:.65rem .85rem;overflow-x:auto;border-radius:5px}
 pre.code{background:var(--panel)}pre.stream,pre.result{padding:.2rem .85rem;border-left:3px solid var(--line);border-radius:0}pre.err{color:var(--muted)}pre.error{border-left:3px solid var(--bad);border-radius:0}
-code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.88em}p code,li code,td code{background:var(--panel);padding:.1em .3em;border-radius:3px}pre code{font-size:1em}
+code{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.88em}p code,li code{background:var(--panel);padding:.1em .3em;border-radius:3px}pre code{font-size:1em}
 .took{position:absolute;right:.6rem;top:.35rem;background:var(--panel);padding-left:.4rem}
 blockquote{margin:.6rem 0;padding-left:1rem;border-left:3px solid var(--line);color:var(--muted)}
 .division{margin:1rem 0;padding:.2rem 1rem;border-left:3px solid var(--bar);background:var(--panel)}
@@ -396,7 +401,7 @@ mtd[columnalign="left"] + mtd[columnalign="left"]{padding-left:1em}
 .k,.kn,.kc,.kd,.kr,.ow{color:var(--key)}.s,.s1,.s2,.sd,.sa,.se,.si{color:var(--str)}.mi,.mf,.mh,.mb,.mo,.kc{color:var(--num)}.c,.c1,.ch,.cm{color:var(--com)}.nf,.nc,.fm,.nd{color:var(--fun)}
 footer{border-top:1px solid var(--line);margin-top:2.5rem;padding-top:1rem;padding-bottom:2.5rem}
 @media print{body{font-size:10.5pt}main,header,footer{max-width:none;padding-left:0;padding-right:0}pre,.wide,.rich,.eqbody{white-space:pre-wrap;overflow:visible}figure,tr,section.cell{break-inside:avoid}}
-@media (max-width:40rem){h1{font-size:1.5rem}.facts{grid-template-columns:1fr}.facts dd{margin-bottom:.4rem}details{padding:0 .7rem}}
+@media (max-width:40rem){.wide caption{max-width:calc(100vw - 3.7rem)}h1{font-size:1.5rem}.facts{grid-template-columns:1fr}.facts dd{margin-bottom:.4rem}details{padding:0 .7rem}}
 """
 
 # %% ../../nbs/core/report.ipynb #272e6456
@@ -477,7 +482,7 @@ class Page:
         prose = Prose(number_labels(self.notebook), self.bibliography, shift=1)
         figures = "".join(f'<figure>{p.to_html()}<figcaption><a href="#cell-{p.cell}">{html.escape(p.heading or "figure")}</a>{": " + html.escape(p.alt) if p.alt else ""}</figcaption></figure>'
                           for p in pictures(self.notebook))
-        claims = re.sub(r"(?<!\w)@(" + _ANY + r"-[\w-]*\w)", lambda m: prose._refer(m[1]), self.claims)
+        claims = prose.linked(self.claims)
         parts = [("Claims", claims), ("Figures", f'<div class="figures">{figures}</div>' if figures else ""), ("Time", render_timing(self.cells)),
                  ("Provenance", '<dl class="facts">' + "".join(f"<dt>{html.escape(k)}</dt><dd>{html.escape(v)}</dd>" for k, v in self.facts.items()) + "</dl>")]
         body = "".join(f"<h2>{name}</h2>{content}" for name, content in parts if content)

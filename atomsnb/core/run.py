@@ -267,7 +267,8 @@ def build_page(report: RunReport, facts: Mapping[str, str], when: str) -> str:
     entry = next((p for p in papers() if p.room == report.paper), None)
     meta = {"paper": f"{entry.title} (arXiv {entry.arxiv}, {entry.year})"} if entry else {}
     meta |= {"room": report.paper, "scale": report.scale, "date": when, "time": f"{run.seconds:.0f} s", "code cells": f"{run.executed} of {run.code_cells}"}
-    said = [f"<strong>{ {'ok': 'All right.', 'changed': 'Claims changed.', 'failed': 'Failed.', 'interrupted': 'Interrupted.'}[report.status]}</strong>"]
+    changed = "Claims changed." if any(c.kind != "stale" for c in report.counted) else "Stale claims."
+    said = [f"<strong>{ {'ok': 'All right.', 'changed': changed, 'failed': 'Failed.', 'interrupted': 'Interrupted.'}[report.status]}</strong>"]
     if run.failure is not None:
         said = [render_failure(run.failure)]
     elif report.problem or not run.executed:

@@ -162,7 +162,7 @@ class UnitRowAdam(torch.optim.Optimizer):
                 1.0 if self.clip_norm is None else float(self.clip_norm), CLIP=norm is not None, MOMENT=beta1 > 0, UNIT=group["unit_rows"], COPY=copy is not None, BOUND=group["minimum"] is not None, BLOCK=min(4096, max(16, 2 ** math.ceil(math.log2(H)))), num_warps=8)
             torch.autograd.graph.increment_version(p)
         else:
-            grad = p.grad if norm is None else p.grad * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+            grad = p.grad if norm is None or self.clip_norm is None else p.grad * (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
             _torch_update(p, grad, state.get("exp_avg"), state["exp_avg_sq"], *numbers, group["minimum"], group["unit_rows"])
             if copy is not None:
                 copy.copy_(p)

@@ -223,7 +223,8 @@ class _FusedLoss(torch.autograd.Function):
             raise RuntimeError("this loss was already differentiated; the kernels keep nothing for a second backward pass (use backend='torch' with retain_graph)")
         B, outer = ctx.xc.shape[0], grad.detach().float().contiguous()
         if ctx.lists is not None:
-            g_enc, g_b, g_theta, g_dec = kernels.sparse_gradients(*ctx.lists, ctx.cut, ctx.xc, outer, ctx.l0_coef, ctx.bandwidth, ctx.tiles)
+            s, known, rest = ctx.lists
+            g_enc, g_b, g_theta, g_dec = kernels.sparse_gradients(s, known, rest, ctx.cut, ctx.xc, outer, ctx.l0_coef, ctx.bandwidth, ctx.tiles)
         else:
             scaled = ctx.r * (2 / B * outer).to(ctx.r.dtype)
             d = scaled @ ctx.dec.mT

@@ -48,7 +48,7 @@ class AtomsConfig(Config):
     "Planted world: numbers of training samples n."
     capacities: tuple[int, ...] = (24, 48, 72, 96, 192)
     "Planted world: numbers of latents N."
-    steps: int = 500
+    steps: int = 460
     "Planted world: training steps."
     batch: int = 128
     "Planted world: batch size."
