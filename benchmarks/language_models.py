@@ -17,10 +17,9 @@ Jobs, each of which writes what it found at once, so that a run that is cut off 
     evaluate-json    samples of json-mdlm-bytes that json.loads accepts, by steps, temperature and policy
     baselines        Kneser-Ney on the same tokens, xz and zstd given the training text, on the held-out files (no GPU)
     remeasure        the shipped weights again on this machine: held-out bits per byte and likelihood bounds
-    merge            results*.json, tars and logs of the folders given by --runs, with what `evaluate`, `baselines` and `remeasure` found, into benchmarks/results/language_models.json
-    ship             the tars of the folders given by --runs into the package, each with a card made from language_models.json
 
-Figures go into <out>/results[-TAG].json, weights into <out>/<model>.tar (bf16 safetensors, config, history). The corpus file is written by
+Figures go into <out>/results[-TAG].json, weights into <out>/<model>.tar (bf16 safetensors, config, history); benchmarks/language_models_ship.py makes one file of the figures and
+puts the weights into the package. The corpus file is written by
 `atomsnb.models.corpus.write_corpus`.
 """
 import argparse
@@ -28,7 +27,6 @@ import gc
 import io
 import json
 import math
-import re
 import sys
 import tarfile
 import time
@@ -469,139 +467,7 @@ def job_speed(s: Session) -> None:
         s.note("speed", found)
 
 
-# --- from runs to the package ---
-
-
-MERGED = Path(__file__).resolve().parent / "results" / "language_models.json"
-MEASURED = ("evaluate", "evaluate-json", "baselines", "remeasure")
-MODELS = ("code-lm", "code-mdlm", "json-mdlm-bytes", "byte-lm-tiny")
-LINE = re.compile(r"(?P<name>[\w-]+) seed (?P<seed>\d+): heldout (?P<fp32>[\d.]+) bits/byte in float32, (?P<bf16>[\d.]+) with bf16 weights, validation (?P<validation>[\d.]+), (?P<step_ms>[\d.]+) ms/step, (?P<wall_s>[\d.]+) s")
-WORDS = {
-    "code-lm": ("A causal language model of Python source, five blocks of width 256, trained on the standard library.",
-                ("It knows one code base: the standard library of one Python version. Other Python code, other languages and prose are foreign to it.",
-                 "It writes lines that look like Python and rarely programs that work; nothing it writes should be run unread.",
-                 "Its text is 4.9 MB, read 74 times: names, comments and licence lines of the training files come back word for word.",
-                 "Its context is 512 tokens, about 1.8 kB of source, and it was trained on no instructions.")),
-    "code-mdlm": ("A masked-diffusion language model of Python source: the network of code-lm without the causal mask, trained to restore hidden tokens.",
-                  ("It knows one code base: the standard library of one Python version. Other Python code, other languages and prose are foreign to it.",
-                   "Its figure is an upper bound of its code length and lies well above what code-lm needs; as a source of left-to-right text it is the worse model.",
-                   "Windows never cross the end of a file, so it expects the beginning of a file or the middle of one, and fills with end tokens behind the end.",
-                   "It writes at most 512 tokens at once, prompt included; nothing it writes should be run unread.")),
-    "json-mdlm-bytes": ("A masked-diffusion language model of short JSON records, byte by byte, trained on records made from functions of the standard library.",
-                        ("It writes JSON in the manner of its records: names, arguments and docstrings of functions. It knows no schema and follows no instruction.",
-                         "Records have at most 255 bytes of ASCII; other characters occur as escapes only, and windows have 256 positions.",
-                         "Unconstrained, a part of what it writes is no JSON, the more so the fewer the steps; a grammar is needed where validity matters.",
-                         "One seed was trained: how much its figures vary from seed to seed is not known.")),
-    "byte-lm-tiny": ("A small causal language model of Python source, byte by byte: three blocks of width 128, for experiments on fine-tuning.",
-                     ("It is made to be changed, not to be used: half a million parameters, and a context of 256 bytes.",
-                      "It knows one code base: the standard library of one Python version.",
-                      "What it writes looks like Python from afar and seldom parses.")),
-}
-
-
-def merged() -> dict:
-    """The file of all results, if there is one."""
-    return json.loads(MERGED.read_text()) if MERGED.is_file() else {}
-
-
-def final(recipe: dict) -> bool:
-    """Whether a recipe is the shipped one, apart from the seed."""
-    name = recipe["name"]
-    return ModelRecipe(**recipe) == RECIPES[name].replace(seed=recipe["seed"])
-
-
-def job_merge(s: Session) -> None:
-    """Everything that the runs wrote, sorted by what it is: final seeds (the shipped recipe), variants (other recipes), tables."""
-    held, provenances = merged(), {}
-    out: dict = {"provenance": {}, "sweep": [], "regular": [], "speed": [], "variants": [], **{name: [] for name in MODELS}}
-    keep = lambda row: out[row["recipe"]["name"] if final(row["recipe"]) else "variants"].append(row)  # noqa: E731
-    for folder in map(Path, s.args.runs):
-        for path in sorted(folder.glob("results*.json")):
-            found = json.loads(path.read_text())
-            told = found.pop("provenance")
-            facts = told.pop("corpus", None)
-            if facts is not None and out.setdefault("corpus", facts) != facts:
-                raise ValueError(f"{path.name} was made from another corpus")
-            provenances.setdefault(told["device"], told)
-            for key, value in found.items():
-                if key in ("sweep", "regular"):
-                    out[key] += value
-                elif key == "speed":
-                    out["ceilings"] = value["ceilings"]
-                    out["speed"] += [{"device": told["device"], **row} for row in value["rows"]]
-                elif key in MODELS:
-                    for row in value:
-                        keep(row)
-                elif key in MEASURED:
-                    held[key] = value | {"device": told["device"], "threads": told["threads"], "versions": told["versions"], "date": told["date"]}
-        for path in sorted(folder.glob("*.tar")):
-            figures = opened(path)[1]
-            if not any(row["recipe"] == figures["recipe"] for row in out[path.stem] + out["variants"]):
-                keep({"seed": figures["recipe"]["seed"]} | figures)
-        for path in sorted(folder.glob("*.log")):  # a call that was cut off leaves its later seeds as lines alone, rounded as they were printed
-            for line in LINE.finditer(path.read_text()):
-                tar = folder / f"{line['name']}.tar"
-                recipe = opened(tar)[1]["recipe"] | {"seed": int(line["seed"])} if tar.is_file() else None
-                if recipe is not None and final(recipe) and not any(row["seed"] == recipe["seed"] for row in out[line["name"]]):
-                    out[line["name"]].append({"seed": recipe["seed"], "recipe": recipe, "device": opened(tar)[1]["device"], "from": "a line of the log, rounded as printed", "step_ms": float(line["step_ms"]), "wall_s": float(line["wall_s"]),
-                                              "validation": {"fp32": {"bits_per_byte": float(line["validation"])}}, "heldout": {k: {"bits_per_byte": float(line[k])} for k in ("fp32", "bf16")}})
-    for name in MODELS:
-        out[name].sort(key=lambda row: row["seed"])
-    out["provenance"] = provenances
-    out |= {key: held[key] for key in MEASURED if key in held}
-    atomic_write(MERGED, json.dumps(out, indent=1) + "\n")
-    print({key: len(value) for key, value in out.items()}, flush=True)
-
-
-def headline(row: dict) -> float:
-    """Held-out bits per byte of a row with weights in bf16: a code length, or the bound of a masked model."""
-    return row["heldout"]["bf16"]["bits_per_byte"] if "heldout" in row else row["bound"]["bf16"]["bits_per_byte"]
-
-
-def shipped_card(name: str, found: dict, history: dict) -> registry.ModelCard:
-    """The card of a model, every figure from the merged results."""
-    rows, recipe, facts = found[name], RECIPES[name], found["corpus"]
-    row, seeds = rows[0], [headline(r) for r in rows]
-    measured, kind = row.get("heldout") or row["bound"], "heldout_bits_per_byte" if recipe.kind == "causal" else "heldout_bound_bits_per_byte"
-    device = f"trained and measured on one {row['device']}"
-    figures = {kind: measured["bf16"]["bits_per_byte"], f"{kind}_float32_weights": measured["fp32"]["bits_per_byte"], "bf16_loss_bits_per_byte": measured["bf16"]["bits_per_byte"] - measured["fp32"]["bits_per_byte"],
-               f"{kind}_by_seed": {str(r["seed"]): headline(r) for r in rows}, "seed_spread_bits_per_byte": max(seeds) - min(seeds) if len(seeds) > 1 else None, "device": device}
-    if recipe.kind == "causal":
-        figures |= {"heldout_bits_per_byte_without_earlier_windows": measured["no_context"]["bits_per_byte"], "validation_bits_per_byte": row["validation"]["bf16"]["bits_per_byte"], "heldout_bytes": measured["bf16"]["bytes"]}
-    else:
-        figures |= {"bound_standard_error": measured["bf16"]["stderr"], "bound_nats_per_token": measured["bf16"]["nats_per_token"], "heldout_bytes": measured["bf16"]["bytes"]}
-    limits, better = WORDS[name][1], [v for v in found["variants"] if v["recipe"]["name"] == name and "heldout" in v and v["validation"]["fp32"]["bits_per_byte"] < row["validation"]["fp32"]["bits_per_byte"]]
-    if better:
-        best = min(better, key=lambda v: v["validation"]["fp32"]["bits_per_byte"])
-        r, mine, its = best["recipe"], row["validation"]["fp32"]["bits_per_byte"], best["validation"]["fp32"]["bits_per_byte"]
-        limits += (f"It is not the best recipe that was tried: learning rate {r['lr']:g}, dropout {r['dropout']:g}, decay {r['weight_decay']:g} and {r['steps']:,} steps gave {its:.4f} bits per byte on the validation files "
-                   f"against {mine:.4f} ({100 * (mine / its - 1):.1f} % better); its weights were not kept.",)
-    side = "JSON records made from the functions of" if recipe.data == "json" else "source files of"
-    data = {"text": f"{side} the standard library of Python {facts['python']}, test packages left out", "split": "by file, on a hash of its path; fit and train are the training text; validation chose the recipe; heldout was measured only",
-            "training_bytes": facts["bytes"]["code/fit"] + facts["bytes"]["code/train"], **({"training_records": facts["records"]["fit"] + facts["records"]["train"]} if recipe.data == "json" else {}),
-            "sha256_source": facts["data"]["code"], "sha256_tokenizer": facts["tokenizers"][recipe.tokenizer], "sha256_corpus": facts["sha256"]}
-    told = found["provenance"][row["device"]]
-    train_ = {"recipe": recipe.as_dict(), "epochs": row["epochs"], "tokens_seen": row["tokens_seen"], "seconds": row["wall_s"], "step_ms": row["step_ms"], "device": row["device"], "versions": told["versions"],
-              "date": told["date"], "script": "benchmarks/language_models.py"}
-    curves = {"training_nats_per_token": [[int(a), round(b, 5)] for a, b in zip(history["steps"], history["losses.loss"])][:: max(1, len(history["steps"]) // 60)],
-              "validation_bits_per_byte" if recipe.kind == "causal" else "validation_nats_per_token": row["validation_curve"]}
-    return registry.ModelCard(name=name, kind=recipe.kind, summary=WORDS[name][0], tokenizer=recipe.tokenizer, limits=limits, data=data, training=train_, figures=figures, curves=curves)
-
-
-def job_ship(s: Session) -> None:
-    """The tars of the shipped recipes into the package, each with its card; what is read back is what was packed."""
-    found = merged()
-    for name in MODELS:
-        path = next(p for folder in s.args.runs if (p := Path(folder) / f"{name}.tar").is_file() and final(opened(p)[1]["recipe"]))
-        model, _, history = opened(path)
-        saved = registry.save_model(s.out / name, model, card=shipped_card(name, found, history))
-        target = registry.ship(saved)
-        back = registry.load_weights(name).tensors
-        if any(not torch.equal(back[k], v) for k, v in model.state_dict().items() if k in back):
-            raise RuntimeError(f"{name} came back changed")
-        print(f"{name}: {(target / 'model.safetensors').stat().st_size / 2**20:.2f} MiB from {path.name}, {headline(found[name][0]):.5f} bits/byte", flush=True)
-    size = sum(p.stat().st_size for p in registry.weights_dir().rglob("*") if p.is_file())
-    print(f"all: {size / 2**20:.2f} MiB", flush=True)
+# --- without a GPU ---
 
 
 def job_remeasure(s: Session) -> None:
@@ -645,8 +511,7 @@ def job_baselines(s: Session) -> None:
 
 
 JOBS = {"sweep": job_sweep, "regular": job_regular, "code-lm": lambda s: job_causal(s, "code-lm"), "byte-lm-tiny": lambda s: job_causal(s, "byte-lm-tiny"),
-        "code-mdlm": lambda s: job_masked(s, "code-mdlm"), "json-mdlm-bytes": lambda s: job_masked(s, "json-mdlm-bytes"), "speed": job_speed, "evaluate": job_evaluate, "evaluate-json": job_evaluate_json, "baselines": job_baselines,
-        "remeasure": job_remeasure, "merge": job_merge, "ship": job_ship}
+        "code-mdlm": lambda s: job_masked(s, "code-mdlm"), "json-mdlm-bytes": lambda s: job_masked(s, "json-mdlm-bytes"), "speed": job_speed, "evaluate": job_evaluate, "evaluate-json": job_evaluate_json, "baselines": job_baselines, "remeasure": job_remeasure}
 
 
 def main() -> None:
@@ -660,7 +525,6 @@ def main() -> None:
     ap.add_argument("--minutes", type=float, default=9.0, help="no new run begins after this many minutes")
     ap.add_argument("--compile", default="auto", help="auto, or a mode of torch.compile")
     ap.add_argument("--models", default=None, help="folder of the tars of an earlier call")
-    ap.add_argument("--runs", nargs="+", default=[], metavar="FOLDER", help="folders of earlier calls, for merge and ship")
     ap.add_argument("--tag", default="", help="results go to results-TAG.json")
     ap.add_argument("--samples", type=int, default=0, help="rows or samples per measure in evaluate and remeasure; default: what a GPU does in minutes")
     ap.add_argument("--toy", action="store_true", help="tiny sizes, for a test on a CPU")

@@ -24,14 +24,15 @@ SIZES = {
 }
 # name: network, rows, prompt, answer, steps, block, temperature, whether all rows have one prompt, place of the end (None: no end-of-text token)
 SCENES = {
-    "one text, blocks of 32, greedy": ("code", 1, 64, 64, 64, 32, 0.0, False, None),
-    "one text, blocks of 32, T = 0.7": ("code", 1, 64, 64, 64, 32, 0.7, False, None),
-    "one text, no blocks, greedy": ("code", 1, 64, 64, 64, 64, 0.0, False, None),
-    "8 prompts, blocks of 32, T = 0.7": ("code", 8, 64, 64, 16, 32, 0.7, False, None),
+    "one text, blocks of 32, greedy": ("code", 1, 64, 64, 32, 32, 0.0, False, None),
+    "one text, blocks of 32, T = 0.7": ("code", 1, 64, 64, 32, 32, 0.7, False, None),
+    "one text, no blocks, greedy": ("code", 1, 64, 64, 32, 64, 0.0, False, None),
+    "8 prompts, blocks of 32, greedy": ("code", 8, 64, 64, 8, 32, 0.0, False, None),
+    "8 prompts, blocks of 32, T = 0.7": ("code", 8, 64, 64, 8, 32, 0.7, False, None),
     "8 samples of one prompt, 4 steps": ("code", 8, 64, 64, 4, 64, 0.7, True, None),
-    "one text that ends at 30 of 128": ("code", 1, 32, 128, 128, 32, 0.0, False, 30),
-    "bytes, one text, blocks of 32": ("bytes", 1, 32, 96, 96, 32, 0.0, False, None),
-    "bytes, 8 prompts, T = 0.7": ("bytes", 8, 32, 96, 24, 32, 0.7, False, None),
+    "one text that ends at 30 of 128": ("code", 1, 32, 128, 64, 32, 0.0, False, 30),
+    "bytes, one text, blocks of 32": ("bytes", 1, 32, 96, 48, 32, 0.0, False, None),
+    "bytes, 8 prompts, T = 0.7": ("bytes", 8, 32, 96, 12, 32, 0.7, False, None),
 }
 
 

@@ -1,5 +1,9 @@
 """Laws of the atoms paper: inner product, both scores, the theorem's window, training, studies, bad inputs."""
+import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,3 +378,16 @@ def test_a_bad_argument_is_refused_by_name(call, name):
 def test_every_public_name_of_the_paper_is_importable_from_its_room():
     for name in ("AtomicInnerProduct coherence welch_bound spark rip_constant max_unique_sparsity faithfulness stability StabilityReport ThresholdSAE AtomsConfig basis_pursuit omp planted_atoms near_orthogonal_dictionary train").split():
         assert name in atoms.__all__ and getattr(atoms, name).__doc__
+
+
+def test_a_notebook_runs_without_jupyter_with_its_parameters_set(tmp_path):
+    cells = [("SCALE, SET, OUT = 'cpu', {}, None", ["parameters"]), ("from IPython.display import Markdown, display\ndisplay(Markdown(f'{SCALE} {SET}'))", []), ("(__import__('pathlib').Path(OUT) / 'x').touch()", [])]
+    notebook = tmp_path / "page.ipynb"
+    notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source, "metadata": {"tags": tags}} for source, tags in cells]}))
+    program = Path(__file__).parents[1] / "benchmarks" / "run_on_gpu.py"
+    command = [sys.executable, str(program), str(notebook), "--scale", "gpu", "--set", "seeds=2", "--set", "model=minilm", "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "gpu {'seeds': 2, 'model': 'minilm'}" in done.stdout and (tmp_path / "out" / "x").exists(), done.stderr
+    cells[2] = ("1 / 0", [])
+    notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source, "metadata": {"tags": tags}} for source, tags in cells]}))
+    assert subprocess.run(command, capture_output=True, timeout=120).returncode == 1  # a cell that fails ends the run

@@ -159,3 +159,11 @@ def test_committed_gpu_results_carry_machine_and_commit():
         data = json.loads(path.read_text())
         if "provenance" in data:
             assert data["provenance"]["device"] and data["provenance"]["date"] and data["provenance"]["commit"], path.name
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("n", [999, 1000, 4001])
+def test_median_interval_reaches_the_coverage_that_was_asked_for_and_little_more(n, coverage):
+    """One order statistic on each side carries about 1.6 / sqrt(n) of probability: 0.05 at n = 999; the normal tail adds 1e-3."""
+    e = bench.median_interval(np.arange(n, dtype=float), coverage)
+    assert coverage - 1e-3 <= e.coverage <= coverage + 0.06 and e.low < e.median < e.high

@@ -412,3 +412,19 @@ def test_an_arm_gives_matrices_and_profiles_from_its_factors():
     assert torch.equal(arm.deltas()["thin"], B @ A)
     profiles = arm.profiles()
     assert torch.allclose(profiles["thin"].entropy, profiles["free"].entropy, atol=1e-10)
+
+
+def test_the_base_model_is_a_shipped_one_or_a_folder_of_transformers(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model, tokenizer = E.base_model("byte-lm-tiny")
+    assert isinstance(model, Transformer) and next(model.parameters()).dtype == torch.float32 and tokenizer.encode("ab") == [97, 98]
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=260, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"atomsnb": {"tokenizer": "bytes"}}))
+    model, tokenizer = E.base_model(str(tmp_path))
+    states = attention_states(model, torch.tensor([tokenizer.encode("a line of text")]))
+    assert states.weights.shape[:4] == (1, 1, 1, 2) and tokenizer.end_id == 257
+    with pytest.raises(ValueError, match="base is"):
+        E.base_model("nobody/no-such-model")

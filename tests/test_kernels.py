@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from atomsnb.core.bench import load_result
 from atomsnb.core.train import fit
 from atomsnb.kernels import gram, launch
 from atomsnb.kernels.adam import UnitRowAdam, sae_optimizer
@@ -182,7 +183,8 @@ def test_fused_loss_equals_float64_in_every_regime(tmp_path):
 def test_fused_step_switches_trains_and_forgets_its_intermediates(tmp_path):
     out = interpret(tmp_path, """
         import copy, pickle, torch
-        from atomsnb.core.train import fit
+        from atomsnb.core.bench import load_result
+from atomsnb.core.train import fit
         from atomsnb.kernels.adam import sae_optimizer
         from atomsnb.kernels.threshold_sae import compute_copy, threshold_sae_loss
 
@@ -442,3 +444,17 @@ def test_bad_quantiles_are_named(q):
 def test_bad_thresholds_are_named(t):
     with pytest.raises((ValueError, TypeError), match="thresholds"):
         gram.offdiagonal_cdf(torch.eye(3), torch.tensor(t))
+
+
+@pytest.mark.parametrize("N", [16384, 65536])
+def test_stored_speed_of_training_follows_from_the_times_beside_it(N):
+    run = load_result(f"threshold_sae_{N}")
+    ours, work = run["trained"]["atomsnb"], 10 * run["batch"] * run["H"] * run["N"]
+    for name, row in run["trained"].items():
+        assert row["tokens_per_s"] == pytest.approx(row["steps"] * run["batch"] / row["seconds"], rel=1e-9)  # the same division
+        assert run["share_of_ceiling"][name] == pytest.approx(work / row["step_s"]["mean"] / run["ceilings"]["flops_per_s"], rel=1e-9)
+        assert run["ours_faster"][name]["tokens_per_s_whole_call"] == pytest.approx(ours["tokens_per_s"] / row["tokens_per_s"], rel=1e-9)
+        assert row["step_s"]["low"] <= row["step_s"]["mean"] <= row["step_s"]["high"] and row["steps"] == run["steps"]
+    for t in run["time_to_quality"].values():
+        good = [row["seconds"] for row in run["ours"] if row["heldout_r2"] >= t["heldout_r2"] and row["heldout_l0"] <= t["l0_at_most"]]
+        assert t["our_seconds"] == (min(good) if good else None)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,18 @@ class Estimate:
         return f"{self.median:.4g} [{self.low:.4g}, {self.high:.4g}]"
 
 
-def median_interval(values: Sequence[float], coverage: float = 0.95) -> Estimate:
+def _floats(values: Any, name: str) -> np.ndarray:
+    """Numbers along one axis as float64."""
+    try:
+        out = np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be real numbers, got {values!r:.60}") from None
+    if out.ndim != 1:
+        raise ValueError(f"{name} must be numbers along one axis, got shape {out.shape}")
+    return out
+
+
+def median_interval(values: Sequence[float] | np.ndarray, coverage: float = 0.95) -> Estimate:
     """Median of `values` and the narrowest symmetric order-statistic interval with at least the wanted coverage.
 
     Parameters
@@ -57,17 +69,17 @@ def median_interval(values: Sequence[float], coverage: float = 0.95) -> Estimate
 
     Raises
     ------
-    ValueError
-        No values, a value that is not finite, or a coverage outside (0, 1).
+    ValueError, TypeError
+        No values, a value that is not finite or no number, or a coverage outside (0, 1).
     """
     coverage = check_number(coverage, "coverage", minimum=0, maximum=1, open_min=True, open_max=True)
-    t = sorted(float(v) for v in values)
+    t = np.sort(_floats(values, "values")).tolist()
     if not t or not all(map(math.isfinite, t)):
         raise ValueError(f"values must hold at least one number, all finite, got {list(values)[:5]}")
     n = len(t)
     below = np.cumsum([math.comb(n, i) / 2**n for i in range(n)]) if n < 1000 else None
     if below is None:  # normal approximation of the binomial, exact to 1e-3 here
-        k = max(1, int(n / 2 - 0.98 * math.sqrt(n)))
+        k = max(1, int(n / 2 - NormalDist().inv_cdf((1 + coverage) / 2) * math.sqrt(n) / 2))
         reached = math.erf((n / 2 - k + 0.5) / math.sqrt(n / 2))
     else:
         k = max([i + 1 for i in range((n + 1) // 2) if 1 - 2 * below[i] >= coverage], default=1)
@@ -358,11 +370,11 @@ def fit_exponent(sizes: Sequence[float] | np.ndarray, values: Sequence[float] | 
 
     Raises
     ------
-    ValueError
-        Unequal lengths, fewer than two different sizes, a number that is not positive and finite.
+    ValueError, TypeError
+        No numbers, unequal lengths, fewer than two different sizes, a number that is not positive and finite.
     """
-    s, v = np.asarray(sizes, dtype=float), np.asarray(values, dtype=float)
-    if s.shape != v.shape or s.ndim != 1:
+    s, v = _floats(sizes, "sizes"), _floats(values, "values")
+    if s.shape != v.shape:
         raise ValueError(f"sizes and values must be sequences of equal length, got shapes {s.shape} and {v.shape}")
     if not (np.isfinite(s).all() and np.isfinite(v).all() and (s > 0).all() and (v > 0).all()):
         raise ValueError("sizes and values must be positive and finite")

@@ -28,8 +28,10 @@ class UsageError(ValueError):
     """Something was asked for that does not exist; the message names the nearest thing that does."""
 
 
-def unknown(what: str, name: str, options: Iterable[str]) -> UsageError:
+def unknown(what: str, name: Any, options: Iterable[str]) -> UsageError:
     """The error for a name that does not exist. It names the nearest ones, and costs no import of torch: a typing mistake is answered at once."""
+    if not isinstance(name, str):
+        return UsageError(f"{what} is {name!r:.60}; accepted: a name")
     known = list(options)
     near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
     near += [k for k in known if len(name) > 2 and name.lower() in k.lower() and k not in near][: 3 - len(near)]

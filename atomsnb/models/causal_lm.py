@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_llama', 'from_llama', 'TransformersFace', 'CausalLM', 'load_causal_lm', 'Generation', 'generate']
 
-# %% ../../nbs/models/causal_lm.ipynb #7b1ccc0b
+# %% ../../nbs/models/causal_lm.ipynb #f57e7ea0
 import contextlib
 import json
 import warnings
@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..core.checks import nearest
 from ..core.runtime import default_device, require
 from .encoder import ModelNotFoundError, WeightsError, _offline, find_blocks
 from .generation import Generation, generate
@@ -29,7 +30,7 @@ from ..nn.transformer import Transformer, TransformerConfig, TransformerOutput
 
 _all_ = ["Generation", "generate"]
 
-# %% ../../nbs/models/causal_lm.ipynb #0ee1fe8f
+# %% ../../nbs/models/causal_lm.ipynb #8dccb9f2
 def to_llama(model: Transformer) -> Any:
     """A `transformers.LlamaForCausalLM` with the same weights and the same logits.
 
@@ -105,7 +106,7 @@ def from_llama(model: Any) -> Transformer:
     ours.load_state_dict(state)
     return ours.eval()
 
-# %% ../../nbs/models/causal_lm.ipynb #de9f0902
+# %% ../../nbs/models/causal_lm.ipynb #ff0626e3
 class TransformersFace:
     """A causal model of transformers, called as a `Transformer` is.
 
@@ -206,7 +207,7 @@ class TransformersFace:
             if handle is not None:
                 handle.remove()
 
-# %% ../../nbs/models/causal_lm.ipynb #740c0aed
+# %% ../../nbs/models/causal_lm.ipynb #d0a3cc73
 @lru_cache(maxsize=1)
 def _bridge() -> Any:
     """A class of caches for transformers that read from and write to a `KVCache`."""
@@ -230,7 +231,7 @@ def _bridge() -> Any:
 
     return Bridge
 
-# %% ../../nbs/models/causal_lm.ipynb #059d4541
+# %% ../../nbs/models/causal_lm.ipynb #10664dea
 class CausalLM:
     """A causal language model and its tokenizer.
 
@@ -342,7 +343,7 @@ class _Listener:
         piece, self.said = text[len(self.said) :], text
         return self.stream(piece) if piece else None
 
-# %% ../../nbs/models/causal_lm.ipynb #9fedfb7a
+# %% ../../nbs/models/causal_lm.ipynb #229530e7
 def load_causal_lm(name: str | Path = "code-lm", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> CausalLM:
     """A causal language model by name.
 
@@ -415,6 +416,7 @@ def _theirs(source: str, name: str, device: torch.device, dtype: torch.dtype | N
         lib = require("transformers", "models", "models by name")
     folder = Path(source)
     if folder.is_dir():
+        name = folder.resolve().name
         _refuse(folder)
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     key = "dtype" if _version(lib) >= (4, 56) else "torch_dtype"
@@ -428,10 +430,11 @@ def _theirs(source: str, name: str, device: torch.device, dtype: torch.dtype | N
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if isinstance(error, WeightsError):
             raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0].replace(source, name)
         if folder.is_dir():
-            raise ModelNotFoundError(f"the folder {folder.name!r} holds no causal language model that can be loaded safely: {reason}") from None
-        raise ModelNotFoundError(f"{name!r} is neither a shipped model ({', '.join(shipped()) or 'none'}) nor a folder nor in the local Hugging Face cache, and nothing is downloaded here: "
+            raise ModelNotFoundError(f"the folder {name!r} holds no causal language model that can be loaded safely: {reason}") from None
+        near = nearest(source, shipped(), n=1)
+        raise ModelNotFoundError(f"{name!r} is neither a shipped model ({', '.join(shipped()) or 'none'}{f'; did you mean {near[0]}?' if near else ''}) nor a folder nor in the local Hugging Face cache, and nothing is downloaded here: "
                                  f"fetch it once with `hf download {source}` (a gated model wants `hf auth login` first), or pass the folder that holds it") from None
     except Exception as error:  # safetensors' own error has no public base
         raise WeightsError(f"the weights of {name!r} cannot be read: {(str(error).splitlines() or [type(error).__name__])[0]}") from None
@@ -439,7 +442,7 @@ def _theirs(source: str, name: str, device: torch.device, dtype: torch.dtype | N
     if lost:
         raise WeightsError(f"the weights of {name!r} lack {len(lost)} parameters of their own configuration (first: {lost[0]}); refused, since they would be random")
     files = folder.is_dir() and not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model"))
-    return CausalLM(model.eval().to(device), None if files else load_tokenizer(source), Path(name).name if folder.is_dir() else name)
+    return CausalLM(model.eval().to(device), None if files else load_tokenizer(source), name)
 
 
 def _refuse(folder: Path) -> None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['warp', 'Generation', 'generate']
 
-# %% ../../nbs/models/generation.ipynb #3e4df6f0
+# %% ../../nbs/models/generation.ipynb #066707cd
 import contextlib
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.checks import check_choice, check_int, check_number
 from ..nn.attention import KVCache
 
-# %% ../../nbs/models/generation.ipynb #e7a731b5
+# %% ../../nbs/models/generation.ipynb #68cf28cf
 def warp(logits: Float[Tensor, "*rows V"], temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Float[Tensor, "*rows V"]:
     """Probabilities of the next token after temperature, top-k and top-p (@eq-warp).
 
@@ -65,7 +65,7 @@ def _settings(temperature: float, top_k: int | None, top_p: float | None) -> tup
     top_k = None if top_k is None else check_int(top_k, "top_k", minimum=1)
     return temperature, top_k, None if top_p is None else check_number(top_p, "top_p", minimum=0, maximum=1, open_min=True)
 
-# %% ../../nbs/models/generation.ipynb #4d56c6be
+# %% ../../nbs/models/generation.ipynb #e5671246
 @dataclass(frozen=True)
 class Generation:
     """What `generate` returns."""
@@ -133,7 +133,7 @@ class _Stops:
         text = self.tokenizer.decode(next((tokens[: -len(s)] for s in self.ids if tokens[-len(s) :] == s), tokens))
         return text[: min([at for s in self.strings if (at := text.find(s)) >= 0], default=None)]
 
-# %% ../../nbs/models/generation.ipynb #73d162e6
+# %% ../../nbs/models/generation.ipynb #592a1d03
 class _Feed:
     """A batch of rows in a model: what was fed, what is padding, and the logits of the next token."""
 
@@ -194,7 +194,7 @@ def _choose(logits: Tensor, temperature: float, top_k: int | None, top_p: float 
         raise ValueError("the model's logits are not finite; accepted: a model whose logits are numbers")
     return best
 
-# %% ../../nbs/models/generation.ipynb #1cf11904
+# %% ../../nbs/models/generation.ipynb #2bb7fd40
 def generate(model: Any, ids: Any, *, max_new_tokens: int, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None, stop: Any = (),
              generator: torch.Generator | None = None, stream: Callable[[list[int | None]], Any] | None = None, overflow: str = "error") -> Generation:
     """Continue prompts token by token.

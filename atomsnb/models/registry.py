@@ -94,7 +94,8 @@ class ModelCard:
 
 def _print_card(card: ModelCard) -> str:
     "A card in lines of at most 80 columns."
-    lines = [f"{card.name}: {KINDS[card.kind]}, {card.parameters / 1e6:.2f} M parameters, {card.dtype}, {card.bytes / 2**20:.1f} MiB", *textwrap.wrap(card.summary, 78)]
+    head = f"{card.name}: {KINDS[card.kind]}, {card.parameters / 1e6:.2f} M parameters" + (f", {card.bytes / 2**20:.1f} MiB in {card.dtype}" if card.bytes else "")
+    lines = [*textwrap.wrap(head, 78), *textwrap.wrap(card.summary, 78)]
     def section(title: str, entries: Mapping[str, Any]) -> None:
         if entries: lines.append(f"\n{title}")
         for key, value in entries.items():

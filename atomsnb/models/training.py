@@ -6,7 +6,7 @@
 __all__ = ['RECIPES', 'ModelRecipe', 'StreamWindows', 'DocumentWindows', 'MaskedBatch', 'MaskedBatches', 'next_token_loss',
            'MaskedLoss', 'InBF16', 'decayed_groups', 'make_batches', 'train', 'flops_per_token']
 
-# %% ../../nbs/models/training.ipynb #19412f29
+# %% ../../nbs/models/training.ipynb #1e697a66
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from ..core.train import fit, warmup_cosine
 from .masked_diffusion import Corruption, draw_corruption, mdlm_loss
 from ..nn.transformer import Transformer, TransformerConfig
 
-# %% ../../nbs/models/training.ipynb #1f4947f5
+# %% ../../nbs/models/training.ipynb #2aba4951
 @dataclass(frozen=True)
 class ModelRecipe(Config):
     """Everything that decides a trained model, apart from the text."""
@@ -96,7 +96,7 @@ class ModelRecipe(Config):
         fields = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "dropout")
         return TransformerConfig(**{f: getattr(self, f) for f in fields}, context=self.window, tied=True, causal=self.kind == "causal")
 
-# %% ../../nbs/models/training.ipynb #1eea332c
+# %% ../../nbs/models/training.ipynb #f501d50d
 RECIPES: dict[str, ModelRecipe] = {
     "code-lm": ModelRecipe(),
     "code-mdlm": ModelRecipe(name="code-mdlm", kind="masked", batch=128, steps=5000, lr=4e-3, warmup=300, dropout=0.1, weight_decay=1.0),
@@ -107,7 +107,7 @@ RECIPES: dict[str, ModelRecipe] = {
 }
 "The recipes of the models that ship with the library, by name."
 
-# %% ../../nbs/models/training.ipynb #5f0cccef
+# %% ../../nbs/models/training.ipynb #ecfaaea7
 class _Epochs(Batches):
     """Windows of a token stream: an epoch visits every window once, in an order and at a phase of its own."""
 
@@ -226,7 +226,7 @@ class DocumentWindows(_Epochs):
         places = rows[:, :1] + self._steps
         return torch.where(places < rows[:, 1:], self.ids[places.clamp(max=len(self.ids) - 1)], self.end_id)
 
-# %% ../../nbs/models/training.ipynb #35ec4f24
+# %% ../../nbs/models/training.ipynb #08f1afb5
 class MaskedBatch(NamedTuple):
     """A batch for masked diffusion: the sequences and the coins that hide their tokens."""
 
@@ -267,7 +267,7 @@ class MaskedBatches(Batches):
         """The source's, and the seed of the corruption."""
         return {"source": self.source.fingerprint(), "corruption": self.seed}
 
-# %% ../../nbs/models/training.ipynb #49c34d41
+# %% ../../nbs/models/training.ipynb #9cbe0f85
 def next_token_loss(model: Callable[..., Any], batch: Int[Tensor, "batch tokens"], step: int = 0) -> Tensor:
     """Mean cross-entropy of every token of a window given those before it, in nats (@eq-ce); the first token is given."""
     logits = model(batch[:, :-1]).logits
@@ -321,7 +321,7 @@ def decayed_groups(recipe: ModelRecipe) -> Callable[[Sequence[nn.Parameter]], to
 
     return make
 
-# %% ../../nbs/models/training.ipynb #2533a315
+# %% ../../nbs/models/training.ipynb #e11879ba
 def make_batches(recipe: ModelRecipe, ids: Tensor, *, end_id: int) -> Batches:
     """The batches of a recipe.
 
@@ -388,7 +388,7 @@ def train(
     )  # fmt: skip
     return model.eval(), history
 
-# %% ../../nbs/models/training.ipynb #b753c5fe
+# %% ../../nbs/models/training.ipynb #a4483531
 def flops_per_token(config: TransformerConfig, window: int | None = None, *, training: bool = True, skip_masked: bool = False) -> float:
     """Floating-point operations per token (@eq-flops): products only, a multiply-add counts two.
 

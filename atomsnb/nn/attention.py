@@ -10,7 +10,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from ..core.checks import check_int
@@ -142,12 +142,12 @@ class KVCache:
         """Number of rows; None before the first pass."""
         return self._keys[0].shape[0] if self._keys else None
 
-    def layer(self, index: int) -> tuple[Float[Tensor, "B K m h"], Float[Tensor, "B K m h2"]]:
+    def layer(self, index: int) -> tuple[Num[Tensor, "B K m h"], Num[Tensor, "B K m h2"]]:
         """Keys and values of one layer: views (B, heads, length, dimension) that the next pass may overwrite."""
         index = check_int(index, "index", minimum=0, maximum=len(self._keys) - 1)
         return self._keys[index][:, :, : self._length], self._values[index][:, :, : self._length]
 
-    def update(self, layer: int, k: Float[Tensor, "B K n h"], v: Float[Tensor, "B K n h2"]) -> tuple[Float[Tensor, "B K m h"], Float[Tensor, "B K m h2"]]:
+    def update(self, layer: int, k: Num[Tensor, "B K n h"], v: Num[Tensor, "B K n h2"]) -> tuple[Num[Tensor, "B K m h"], Num[Tensor, "B K m h2"]]:
         """Write one layer's new keys and values behind the cached ones, and return all of them; `advance` ends the pass.
 
         Parameters
@@ -155,7 +155,7 @@ class KVCache:
         layer : int
             Number of the layer, from 0; a new cache meets them in order.
         k, v : (B, K, n, h) float
-            Of the n new tokens.
+            Of the n new tokens. (Whole numbers are kept as well: whatever belongs to a token and has to follow it through `crop`, `gather` and `reorder`.)
 
         Returns
         -------

@@ -6,7 +6,7 @@
 __all__ = ['Correction', 'FineTuningConfig', 'AttentionStates', 'attention_states', 'Arm', 'FineTuning', 'norm_matched',
            'spectrum_matched', 'truncated']
 
-# %% ../../nbs/nn/fine_tuning.ipynb #ca396307
+# %% ../../nbs/nn/fine_tuning.ipynb #11bb644c
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ from .schmidt import EntanglementProfile, attention_entropy, entanglement_profil
 from .sparse_coders import CopyBatches
 from .transformer import Transformer
 
-# %% ../../nbs/nn/fine_tuning.ipynb #82eb2c47
+# %% ../../nbs/nn/fine_tuning.ipynb #8a8b6e0a
 @dataclass(frozen=True)
 class FineTuningConfig(Config):
     """What all arms of an experiment share, validated at construction."""
@@ -66,7 +66,7 @@ class FineTuningConfig(Config):
         if not self.records or list(self.records) != sorted(set(self.records)) or self.records[0] < 1 or self.records[-1] != self.steps:
             raise ValueError(f"records is {self.records} and steps {self.steps}; accepted: increasing numbers of steps from 1 on, the last of them equal to steps (a correction is zero at step 0)")
 
-# %% ../../nbs/nn/fine_tuning.ipynb #da5e57ad
+# %% ../../nbs/nn/fine_tuning.ipynb #a3886996
 @dataclass(frozen=True)
 class AttentionStates:
     """Attention of one or several copies of a model on the same windows."""
@@ -125,7 +125,7 @@ def attention_states(model: nn.Module, ids: Int[Tensor, "B n"]) -> AttentionStat
     weights = torch.stack([w.detach().float().reshape(copies, B, -1, n, n) for w in attention])
     return AttentionStates(weights, torch.stack([o.float().reshape(copies, B, n, -1) for o in written]))
 
-# %% ../../nbs/nn/fine_tuning.ipynb #079fa921
+# %% ../../nbs/nn/fine_tuning.ipynb #5bdfb6ce
 Correction = tuple[Tensor, ...]
 
 
@@ -152,7 +152,7 @@ class Arm:
 
     def profiles(self, record: int = -1) -> dict[str, EntanglementProfile]:
         """Entanglement profiles of every layer's correction, one per seed."""
-        return {name: entanglement_profile(*parts) if len(parts) == 1 else lora_profile(*parts) for name, parts in self.corrections[record].items()}
+        return {name: entanglement_profile(parts[0]) if len(parts) == 1 else lora_profile(parts[0], parts[1]) for name, parts in self.corrections[record].items()}
 
 
 def _corrections(model: nn.Module) -> dict[str, Correction]:
@@ -252,7 +252,8 @@ class FineTuning:
         def record(model: nn.Module, step: int) -> None:
             if step + 1 in steps:
                 model.eval()
-                losses.append(self.score(side)), corrections.append({k: tuple(t.cpu() for t in v) for k, v in _corrections(model).items()})
+                losses.append(self.score(side))
+                corrections.append({k: tuple(t.cpu() for t in v) for k, v in _corrections(model).items()})
                 model.train()
 
         try:
@@ -301,7 +302,7 @@ class _Applied:
     def __exit__(self, *exception: object) -> None:
         remove_adapters(self.model)
 
-# %% ../../nbs/nn/fine_tuning.ipynb #60c3568f
+# %% ../../nbs/nn/fine_tuning.ipynb #a3c083a0
 def norm_matched(deltas: Mapping[str, Float[Tensor, "copies d_out d_in"]], r: int, generator: torch.Generator) -> dict[str, Correction]:
     """Gaussian factors (A, B) of rank r for every layer and copy, with the Frobenius norms of the given corrections."""
     out: dict[str, Correction] = {}

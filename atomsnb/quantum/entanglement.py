@@ -11,7 +11,7 @@ __all__ = ['METRICS', 'EntanglementConfig', 'page_entropy', 'marchenko_pastur_pd
            'lora_profile', 'attention_entropy', 'LoRALinear', 'MPSLinear', 'inject_adapters', 'delta_weights', 'merge',
            'FineTuning', 'Arm', 'AttentionStates', 'attention_states']
 
-# %% ../../nbs/quantum/entanglement.ipynb #c011d3bf
+# %% ../../nbs/quantum/entanglement.ipynb #f823d050
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ from ..nn.fine_tuning import Arm, AttentionStates, FineTuning, FineTuningConfig,
 from ..nn.schmidt import EntanglementProfile, attention_entropy, entanglement_profile, lora_profile, prime_sites
 from ..nn.transformer import Transformer, TransformerConfig
 
-# %% ../../nbs/quantum/entanglement.ipynb #c33c1649
+# %% ../../nbs/quantum/entanglement.ipynb #2a5b1b85
 @dataclass(frozen=True)
 class EntanglementConfig(FineTuningConfig):
     """Settings of the paper's experiment: those of `FineTuningConfig`, and these."""
@@ -81,7 +81,7 @@ class EntanglementConfig(FineTuningConfig):
             check_number(lr, "lr_grid", minimum=0, open_min=True)
         check_int(self.null_samples, "null_samples", minimum=10), check_int(self.scaling_length, "scaling_length", minimum=64)
 
-# %% ../../nbs/quantum/entanglement.ipynb #beb9768a
+# %% ../../nbs/quantum/entanglement.ipynb #df23124f
 def page_entropy(m: int, n: int, base: float = math.e) -> float:
     """Mean entanglement entropy of a random complex state of two systems of sizes m and n (@eq-page), exact."""
     m, n = sorted((check_int(m, "m", minimum=1), check_int(n, "n", minimum=1)))
@@ -104,7 +104,7 @@ def marchenko_pastur_entropy(m: int, n: int, base: float = math.e) -> float:
     m, n = sorted((check_int(m, "m", minimum=1), check_int(n, "n", minimum=1)))
     return max(0.0, math.log(m) - m / (2 * n)) / math.log(check_number(base, "base", minimum=1, open_min=True))
 
-# %% ../../nbs/quantum/entanglement.ipynb #8337b9b2
+# %% ../../nbs/quantum/entanglement.ipynb #84e8784e
 def chain_entropy(*sizes: int, base: float = math.e) -> float:
     """Entropy of a product of independent Gaussian matrices of sizes n0 x n1, n1 x n2, ..., in the limit of large sizes (@eq-chain).
 
@@ -129,7 +129,7 @@ def chain_entropy(*sizes: int, base: float = math.e) -> float:
     value = math.log(ordered[0]) + 1 + float((g[1:] / np.arange(1, len(g))).sum())
     return max(0.0, value) / math.log(check_number(base, "base", minimum=1, open_min=True))
 
-# %% ../../nbs/quantum/entanglement.ipynb #1e2dde63
+# %% ../../nbs/quantum/entanglement.ipynb #36afe626
 def _cuts(d_out: int, d_in: int) -> tuple[list[int], list[int]]:
     """Sizes of the left part at every cut among the row digits (the last is the centre), and of the column part left of every later cut."""
     rows, columns = prime_sites((d_out, d_in))
@@ -208,7 +208,7 @@ def valley_depth(profile: EntanglementProfile | Float[np.ndarray, "*batch bonds"
         raise ValueError(f"center is {c}; accepted: a cut with at least one other on either side, 2 to {values.shape[-1] - 1}")
     return np.asarray((values[..., : c - 1].max(-1) + values[..., c:].max(-1)) / 2 - values[..., c - 1])
 
-# %% ../../nbs/quantum/entanglement.ipynb #ac09ffaf
+# %% ../../nbs/quantum/entanglement.ipynb #d79af571
 def random_attention(n: int, s: float, causal: bool = True, *, rank: int | None = None, samples: int = 1, generator: torch.Generator) -> Float[Tensor, "samples n n"]:
     """Attention matrices of random logits with standard deviation s.
 
@@ -264,7 +264,7 @@ def attention_null_entropy(n: int, s: float, causal: bool = False, *, samples: i
     h = 0.0 if p in (0.0, 1.0) else -p * math.log(p) - (1 - p) * math.log1p(-p)
     return max(0.0, h + (1 - p) * (math.log(n) - 0.5))
 
-# %% ../../nbs/quantum/entanglement.ipynb #a260ccc7
+# %% ../../nbs/quantum/entanglement.ipynb #954b09a4
 def attention_scaling(attn: Float[Tensor, "*batch N N"], sizes: Sequence[int], first_column: bool = True) -> Float[Tensor, "*batch sizes"]:
     """Entropy of the leading n x n blocks of causal attention matrices.
 
@@ -348,7 +348,7 @@ def scaling_fits(sizes: Sequence[int], entropy: Sequence[float] | Float[np.ndarr
         fits[name] = ScalingFit(name, tuple(float(v) for v in found.x), interval, aic)
     return fits
 
-# %% ../../nbs/quantum/entanglement.ipynb #08b26fac
+# %% ../../nbs/quantum/entanglement.ipynb #5801c470
 def python_reference() -> Dataset:
     """Chapters of Python's language reference from the running interpreter (`pydoc_data.topics`), one document each, on the five sides of `core.data`."""
     topics: dict[str, str] = {name: text for name, text in require("pydoc_data.topics", "data", "the text of Python's language reference").topics.items() if text.strip()}
@@ -366,9 +366,10 @@ def fine_tuning_text(name: str = "python_reference") -> Dataset:
     path = Path(name)
     if path.suffix != ".jsonl" or not path.is_file():
         raise ValueError(f"text is {name!r}; accepted: 'python_reference', or an existing .jsonl file with a 'text' or 'messages' entry per line (for the paper's run: 5,000 lines of allenai/tulu-3-sft-mixture)")
-    texts, given = {}, {}
+    texts: dict[str, str] = {}
+    given: dict[str, str] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
-        row = json.loads(line) if line.strip() else {"text": ""}
+        row: dict[str, Any] = json.loads(line) if line.strip() else {}
         text = row.get("text") or "\n".join(f"<|{m['role']}|>\n{m['content']}" for m in row.get("messages", ()))
         if text.strip():
             texts[row.get("name", f"{number:06d}")] = text
@@ -380,7 +381,7 @@ def fine_tuning_text(name: str = "python_reference") -> Dataset:
     return Dataset(path.name, "documents of a .jsonl file", documents, splits=MappingProxyType({s: tuple(d.path for d in documents if d.split == s) for s in SHARES}),
                    hashes=MappingProxyType({d.path: sha256_json(d.text) for d in documents}))  # fmt: skip
 
-# %% ../../nbs/quantum/entanglement.ipynb #fa862701
+# %% ../../nbs/quantum/entanglement.ipynb #f6daed3a
 def depth_null(deltas: Mapping[str, Float[Tensor, "copies d_out d_in"]], r: int, samples: int, generator: torch.Generator, spectrum: bool = False) -> Float[np.ndarray, "samples copies"]:
     """Valley depth, averaged over layers, of random corrections of rank r with the shapes of the given ones; with `spectrum`, also with their singular values."""
     total: Any = 0.0
@@ -399,7 +400,7 @@ def arm_depth(arm: Arm, record: int = -1) -> Float[np.ndarray, "layers copies"]:
     """Valley depth of every layer and seed of an arm, in nats."""
     return np.stack([valley_depth(p) for p in arm.profiles(record).values()])
 
-# %% ../../nbs/quantum/entanglement.ipynb #bf68ad02
+# %% ../../nbs/quantum/entanglement.ipynb #2830d9c2
 def base_model(name: str) -> tuple[nn.Module, Any]:
     """The model to fine-tune, in float32, and its tokenizer (with `encode` and `end_id`).
 
@@ -425,7 +426,7 @@ def base_model(name: str) -> tuple[nn.Module, Any]:
         raise ValueError(f"base is {name!r}; accepted: {', '.join(shipped())}, or a folder or name of a model that is on this machine (fetch it once: hf download {name})") from error
     return model.eval(), load_tokenizer(name)
 
-# %% ../../nbs/quantum/entanglement.ipynb #8b01d790
+# %% ../../nbs/quantum/entanglement.ipynb #5f95328d
 METRICS: tuple[str, ...] = ("kl", "entropy", "output", "cka")
 
 
@@ -503,7 +504,7 @@ def no_hair_report(
     within = [state_distances(s, rolled(s)) for s in (first, second)]
     return NoHairReport(state_distances(first, second), {m: np.maximum(within[0][m], within[1][m]) for m in METRICS}, state_distances(first, states[control]), state_distances(first, states[base]))
 
-# %% ../../nbs/quantum/entanglement.ipynb #1653360b
+# %% ../../nbs/quantum/entanglement.ipynb #3cf2d303
 def train(cfg: EntanglementConfig, *, out: str | Path, resume: str = "auto", model: nn.Module | None = None, tokenizer: Any = None, progress: bool | None = None) -> History:
     """The training step alone: the LoRA arm, all seeds at once, with checkpoints, on one process or several.
 
@@ -546,5 +547,5 @@ def train(cfg: EntanglementConfig, *, out: str | Path, resume: str = "auto", mod
         remove_adapters(model)
     return history
 
-# %% ../../nbs/quantum/entanglement.ipynb #ccb403b4
+# %% ../../nbs/quantum/entanglement.ipynb #7d498742
 _all_ = ["EntanglementProfile", "prime_sites", "entanglement_profile", "lora_profile", "attention_entropy", "LoRALinear", "MPSLinear", "inject_adapters", "delta_weights", "merge", "FineTuning", "Arm", "AttentionStates", "attention_states"]

@@ -6,7 +6,7 @@
 __all__ = ['MIXING', 'QNNConfig', 'QNN', 'ProductForm', 'margin_loss', 'hinge_loss', 'cross_entropy_loss', 'categorical_error',
            'polyak_step', 'reed_muller', 'LabelCircuit', 'label_unitary', 'subset_parity', 'subset_majority',
            'BinaryImages', 'count_labels', 'shrink', 'binarize_images', 'load_images', 'train_angles',
-           'tutorial_counts']
+           'tutorial_counts', 'label_superposition', 'SignTask', 'hamiltonian_sign_task', 'edge_signs']
 
 # %% ../../nbs/quantum/qnn.ipynb #b717c968
 import math
@@ -52,13 +52,13 @@ class QNNConfig(Config):
     "Standard deviation of their initial angles; with larger angles and steps some runs lose their contrast and stop."
     gain: float = 4.0
     "Factor before the hinge and the cross-entropy, which would otherwise never be far from their linear part."
-    mix_size: int = 3
-    "Pixels per side for the circuit that does not factorise (mix_size**2 + 1 qubits)."
+    mix_pixels: int = 9
+    "Pixels that the circuit which does not factorise sees: the most variable ones of size**2."
     mix_layers: int = 4
     "Its layers, and those of the product circuit it is compared with."
-    mix_steps: int = 60
+    mix_steps: int = 40
     "Its training steps."
-    mix_lr: float = 0.1
+    mix_lr: float = 0.05
     "Its learning rate."
     label_bits: int = 8
     "Representation theorem: random labels of up to so many bits."
@@ -77,15 +77,16 @@ class QNNConfig(Config):
 
     PRESETS: ClassVar[dict[str, dict]] = {
         "cpu": {},
-        "gpu": dict(seeds=5, pairs=tuple(f"{a}-{b}" for a in range(10) for b in range(a + 1, 10)), steps=1000, mix_size=4, mix_layers=6, mix_steps=300, mix_lr=0.05, label_bits=12, parity_runs=50, parity_steps=4000,
+        "gpu": dict(seeds=5, pairs=tuple(f"{a}-{b}" for a in range(10) for b in range(a + 1, 10)), steps=1000, mix_pixels=16, mix_layers=6, mix_steps=200, label_bits=12, parity_runs=50, parity_steps=4000,
                     train_states=(10, 30, 100, 300, 1000, 3000, 10_000), test_states=10_000),  # fmt: skip
-        "full": dict(seeds=3, images="mnist", pairs=("3-6",), steps=1000, mix_size=4, mix_layers=6, mix_steps=300, mix_lr=0.05),
+        "full": dict(seeds=3, images="mnist", pairs=("3-6",), steps=1000, mix_pixels=16, mix_layers=6, mix_steps=200),
     }
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "size", "depth", "steps", "mix_size", "mix_layers", "mix_steps", "parity_runs", "parity_steps", "test_states"):
+        for name in ("seeds", "size", "depth", "steps", "mix_layers", "mix_steps", "parity_runs", "parity_steps", "test_states"):
             check_int(getattr(self, name), name, minimum=1)
         check_int(self.folds, "folds", minimum=2)
+        check_int(self.mix_pixels, "mix_pixels", minimum=2, maximum=self.size**2)
         check_int(self.label_bits, "label_bits", minimum=3, maximum=14)
         for name in ("parity_small", "parity_large"):
             check_int(getattr(self, name), name, minimum=2, maximum=30)
@@ -713,3 +714,103 @@ def tutorial_counts(images: Float[Tensor, "N H W"], digits: Int[Tensor, "N"], *,
 # %% ../../nbs/quantum/qnn.ipynb #c2adae71
 MIXING: tuple[str, ...] = ("ZX", "XY", "ZZ", "XX", "ZY", "YZ")
 "Words of a circuit that conserves nothing; layer k of a mixing circuit is MIXING[k % 6]."
+
+# %% ../../nbs/quantum/qnn.ipynb #f9b5ae79
+def label_superposition(bits: Int[Tensor, "M n"], labels: Int[Tensor, "M"], *, weights: Float[Tensor, "M"] | None = None, phases: Float[Tensor, "M"] | None = None) -> Complex[Tensor, "2 D"]:
+    """Superpositions of all strings of a label (@eq-superposition).
+
+    Parameters
+    ----------
+    bits : (M, n) integer
+        Strings; a string may carry both labels, but not one label twice.
+    labels : (M,) integer
+        +1 or -1, both present.
+    weights : (M,) float, optional
+        Non-negative p_z up to a factor per label, e.g. numbers of images; equal by default.
+    phases : (M,) float, optional
+        phi_z in radians; 0 by default.
+
+    Returns
+    -------
+    (2, 2**n) complex128
+        Row 0 for label +1, row 1 for label -1.
+    """
+    bits = _bits_of(bits, False)
+    labels = check_tensor(labels, "labels", shape=(len(bits),), dtype="integer")
+    weights = torch.ones(len(bits), dtype=torch.float64, device=bits.device) if weights is None else check_tensor(weights, "weights", shape=(len(bits),)).double()
+    phases = torch.zeros_like(weights) if phases is None else check_tensor(phases, "phases", shape=(len(bits),)).double()
+    if bool((labels.abs() != 1).any()) or float(weights.min()) < 0:
+        raise ValueError("labels must be +1 and -1 and weights non-negative")
+    states = basis_state(bits, dtype=torch.complex128)
+    out = []
+    for sign in (1, -1):
+        rows = labels == sign
+        if float(weights[rows].sum()) <= 0:
+            raise ValueError(f"labels holds no {sign:+d} with a positive weight; accepted: both labels")
+        if int(rows.sum()) != len(torch.unique(bits[rows], dim=0)):
+            raise ValueError(f"bits holds a string twice with label {sign:+d}; accepted: each once (pass numbers of duplicates as weights)")
+        out.append(torch.polar((weights[rows] / weights[rows].sum()).sqrt(), phases[rows]) @ states[rows])
+    return torch.stack(out)
+
+# %% ../../nbs/quantum/qnn.ipynb #346797c8
+class SignTask(NamedTuple):
+    """States with the sign of their energy as label."""
+
+    states: Complex[Tensor, "N D"]  #: unit vectors
+    labels: Int[Tensor, "N"]  #: +1 or -1
+    energies: Float[Tensor, "N"]  #: <psi| H |psi>
+    edges: tuple[tuple[int, int], ...]  #: the graph
+    couplings: Float[Tensor, "E"]  #: J, one per edge
+
+
+def hamiltonian_sign_task(graph: Sequence[tuple[int, int]], couplings: Float[Tensor, "E"], n_states: int, *, kind: str = "product", generator: torch.Generator | None = None) -> SignTask:
+    """Random states labelled by the sign of sum_(ij) J_ij Z_i Z_j.
+
+    Parameters
+    ----------
+    graph : sequence of (i, j)
+        Edges between qubits 0..n-1, none twice.
+    couplings : (E,) float
+        J_ij, one per edge.
+    n_states : int
+        Number of states N.
+    kind : {"product", "shallow", "haar"}, default "product"
+        Products of random single-qubit states; these after one layer of random XX rotations on the edges; or Haar-random states, whose energies are of order 2**(-n/2), so that the label is close to noise.
+    generator : torch.Generator, optional
+        On the CPU.
+
+    Returns
+    -------
+    SignTask
+        States in complex64; energies are never 0.
+    """
+    edges = tuple((check_int(i, "graph", minimum=0), check_int(j, "graph", minimum=0)) for i, j in graph)
+    if not edges or any(i == j for i, j in edges) or len({frozenset(e) for e in edges}) != len(edges):
+        raise ValueError("graph must hold at least one edge between two different qubits, and none twice")
+    couplings, n_states = check_tensor(couplings, "couplings", shape=(len(edges),)), check_int(n_states, "n_states", minimum=1)
+    check_choice(kind, "kind", ("product", "shallow", "haar"))
+    n = 1 + max(map(max, edges))
+    energy = edge_signs(edges, n) @ couplings.double()
+    states, energies, got = [], [], 0
+    while got < n_states:
+        if kind == "haar":
+            psi = random_state(n, n_states, generator=generator, dtype=torch.complex128)
+        else:
+            psi = product_state(random_state(1, n_states * n, generator=generator, dtype=torch.complex128).view(n_states, n, 2))
+        if kind == "shallow":
+            angles = math.pi * torch.rand(len(edges), generator=generator, dtype=torch.float64)
+            psi = Circuit(n, [PauliString("XX", e) for e in edges])(psi, angles)
+        value = psi.abs().square() @ energy
+        keep = value != 0
+        states.append(psi[keep]), energies.append(value[keep])
+        got += int(keep.sum())
+        if not bool(keep.any()):
+            raise ValueError("couplings gives every state the energy 0; accepted: at least one coupling that is not 0")
+    psi, value = torch.cat(states)[:n_states], torch.cat(energies)[:n_states]
+    return SignTask(psi.to(torch.complex64), value.sign().long(), value, edges, couplings)
+
+
+def edge_signs(graph: Sequence[tuple[int, int]], n: int) -> Float[Tensor, "D E"]:
+    """Values of Z_i Z_j in every basis state of n qubits, float64."""
+    spins = 1 - 2 * ((torch.arange(2**n)[:, None] >> torch.arange(n - 1, -1, -1)) & 1).double()
+    return torch.stack([spins[:, i] * spins[:, j] for i, j in graph], 1)

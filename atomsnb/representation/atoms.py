@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Real
 from scipy.special import betainc
 from torch import Tensor, nn
 
@@ -238,7 +238,7 @@ def _active(l0: Any) -> tuple[Tensor, float]:
     return counts.long().clamp(min=1), float((counts == 0).double().mean())
 
 
-def random_stability(H: int, l0: Int[Tensor, "n"]) -> float:
+def random_stability(H: int, l0: Real[Tensor, "n"]) -> float:
     """q* of infinitely many random directions of R^H with the given numbers of active atoms (@eq-random).
 
     Parameters
@@ -272,7 +272,7 @@ class StabilityReport:
     '"exact" or "streamed".'
 
 
-def stability(D: Float[Tensor, "H N"], l0: Int[Tensor, "n"], metric: Float[Tensor, "H H"] | None = None, *, method: str = "auto", bins: int = 4096) -> StabilityReport:
+def stability(D: Float[Tensor, "H N"], l0: Real[Tensor, "n"], metric: Float[Tensor, "H H"] | None = None, *, method: str = "auto", bins: int = 4096) -> StabilityReport:
     """Stability q* of a dictionary (@eq-qstar).
 
     Parameters

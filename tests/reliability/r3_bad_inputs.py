@@ -71,6 +71,11 @@ def bad_values(kind: str, good: Any) -> "Iterator[tuple[str, Any]]":
         yield "text", "a tensor"
         if "sized" in kind:
             yield "size", torch.cat([good, good[..., :1]], dim=-1)
+    elif kind in ("numbers", "numbers of any shape"):  # a list, one number per seed or per point
+        flat = good if isinstance(good, list) and not isinstance(good[0], list) else [0.5, 0.6]
+        yield from (("nan", [math.nan, *flat[1:]]), ("+inf", [math.inf, *flat[1:]]), ("-inf", [*flat[:-1], -math.inf]), ("empty", []), ("text", ["three"] * len(flat)))
+        if kind == "numbers":
+            yield "wrong rank", [[flat]]
     elif kind == "integers":
         yield from (("empty", good[:0]), ("wrong rank", good[None]), ("range", good * 0 - 1), ("text", "a tensor"))
     elif kind == "count":

@@ -2,6 +2,10 @@
 import torch
 from r3_bad_inputs import Case
 
+from atomsnb.core.batches import TensorBatches
+from atomsnb.core.bench import Ceilings
+from atomsnb.core.ledger import Ledger
+from atomsnb.core.plots import figure
 from atomsnb.representation.atoms import AtomicInnerProduct, ThresholdSAE
 
 
@@ -24,6 +28,23 @@ def product():
 def coder():
     """A small threshold autoencoder."""
     return ThresholdSAE(4, 6)
+
+
+def axes():
+    """An empty figure's axes."""
+    return figure(alt="an empty figure")[1]
+
+
+def book() -> Ledger:
+    """A ledger with one claim."""
+    ledger = Ledger("demo.coin")
+    ledger.claim("fair", "Heads, half of the time", source="eq. 1", source_certainty="ours", rule="ours > 0.4", refuted_if="fewer")
+    return ledger
+
+
+def training() -> dict:
+    """Two steps of a linear model."""
+    return {"model": torch.nn.Linear(2, 1), "loss_fn": lambda model, batch, step: model(batch).square().mean(), "batches": TensorBatches(rand(8, 2), batch_size=4), "steps": 2, "device": "cpu"}
 
 
 CASES = [
@@ -66,4 +87,28 @@ CASES = [
     Case("core.batches:TensorBatches", lambda: {"tensors": rand(8, 3), "batch_size": 4}, {"batch_size": "count"}),
     Case("core.train:warmup_cosine", lambda: {"steps": 10}, {"steps": "count"}),
     Case("core.train:constant_with_warmup", lambda: {"warmup": 3}, {"warmup": "natural"}),
+    Case("core.train:make_optimizer", lambda: {"optimizer": "adam", "model": torch.nn.Linear(2, 1), "lr": 0.1}, {"optimizer": "choice", "lr": "nonnegative"}),  # torch allows a rate of zero
+    Case("core.train:fit", training, {"steps": "natural", "accumulate": "count", "seed": "natural", "precision": "choice", "resume": "choice", "clip_norm": "positive", "save_every": "count",
+                                      "log_every": "count"}),
+    Case("core.plots:figure", lambda: {"width": 3.0, "height": 2.0, "alt": "an empty figure"}, {"width": "positive", "height": "positive", "ncols": "count", "nrows": "count", "alt": "text"}),
+    Case("core.plots:histogram", lambda: {"ax": axes(), "values": [1.0, 2.0, 2.5]}, {"values": "numbers of any shape"}),
+    Case("core.plots:band", lambda: {"ax": axes(), "x": [0.0, 1.0], "runs": [[1.0, 2.0], [2.0, 3.0]]}, {"x": "numbers", "runs": "numbers", "spread": "choice"}),
+    Case("core.plots:power_fit", lambda: {"x": [1.0, 2.0, 4.0], "y": [1.0, 3.9, 16.1]}, {"x": "numbers", "y": "numbers", "level": "positive"}),
+    Case("core.plots:colour_distance", lambda: {"one": "#000000", "other": "#ffffff", "deficiency": "protanopia"}, {"deficiency": "choice"}),
+    Case("core.plots:render", lambda: {"fig": figure(alt="an empty figure")[0]}, {"kind": "choice"}),
+    Case("core.bench:compare", lambda: {"functions": {"ours": list, "peer": dict}, "pairs": 2, "warmup": 0}, {"pairs": "count", "inner": "count", "warmup": "natural"}),
+    Case("core.bench:median_interval", lambda: {"values": [1.0, 2.0, 3.0], "coverage": 0.9}, {"values": "numbers", "coverage": "positive"}),
+    Case("core.bench:fit_exponent", lambda: {"sizes": [1.0, 2.0, 4.0], "values": [1.0, 2.0, 4.0]}, {"sizes": "numbers", "values": "numbers"}),
+    Case("core.bench:roofline", lambda: {"flops": 1e9, "bytes": 1e6, "measured": Ceilings("a device", "float32", 1e12, 1e11)}, {"flops": "nonnegative", "bytes": "nonnegative"}),
+    Case("core.rule:Rule", lambda: {"text": "ours > 0.5"}, {"text": "text"}, {"text": "rule"}),
+    Case("core.rule:judge", lambda: {"rule": "ours > 0.5", "ours": [0.7, 0.6]}, {"rule": "text", "ours": "numbers"}),
+    Case("core.record:to_values", lambda: {"values": [0.5, 0.6], "name": "values"}, {"values": "numbers"}),
+    Case("core.ledger:Ledger", lambda: {"paper": "demo.coin"}, {"paper": "text", "scale": "choice"}),
+    Case("core.ledger:Ledger.claim", lambda: {"self": Ledger("demo.coin"), "id": "fair", "statement": "Heads", "source": "eq. 1", "source_certainty": "ours", "rule": "ours > 0.4", "refuted_if": "fewer"},
+         {"id": "text", "statement": "text", "source": "text", "source_certainty": "choice", "rule": "text", "refuted_if": "text", "paper_value": "finite"}),
+    Case("core.ledger:Ledger.measure", lambda: {"self": book(), "id": "fair", "ours": [0.5, 0.6]},
+         {"id": "text", "ours": "numbers", "peer": "numbers", "control": "numbers", "wall_s": "nonnegative", "peak_mb": "nonnegative"}, {"id": "claim"}),
+    Case("core.ledger:Ledger.not_testable", lambda: {"self": book(), "id": "fair", "reason": "too large"}, {"reason": "text"}),
+    Case("core.papers:find_paper", lambda: {"name": "atoms"}, {"name": "text"}, {"name": "paper"}),
+    Case("core.papers:check_scale", lambda: {"scale": "cpu"}, {"scale": "choice"}),
 ]
