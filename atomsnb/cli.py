@@ -21,7 +21,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from . import __version__
-from .core.papers import SCALES, Paper, UsageError, check_scale, check_settings, checkout, find_config, find_paper, keeps_ledger, notebook_path, papers, parse_settings, studies, unknown
+from .core.papers import SCALES, Paper, UsageError, check_scale, check_settings, checkout, find_config, find_paper, keeps_ledger, ledger_rooms, notebook_path, papers, parse_settings, studies, unknown
 
 # %% ../nbs/cli.ipynb #7252fbf9
 PaperName = Annotated[str, arg(metavar="PAPER", help_behavior_hint="")]
@@ -136,7 +136,7 @@ def claims(paper: Positional[PaperName] = "", *, scale: Annotated[str, arg(metav
     scale
         cpu, gpu or full. Default: every scale that was run.
     """
-    rooms = [paper if keeps_ledger(paper) else find_paper(paper).room] if paper else [p.room for p in (*papers(), *studies())]
+    rooms = [paper if keeps_ledger(paper) else find_paper(paper).room] if paper else list(ledger_rooms())
     scales = [check_scale(scale)] if scale else list(SCALES)
     files = [f for room in rooms for s in scales if (f := checkout() / "claims" / s / f"{room}.json").is_file()]
     if not files:

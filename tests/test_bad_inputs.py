@@ -3,11 +3,13 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "reliability"))
+import annotations
 import r3_bad_inputs
 
 
 def test_bad_inputs_are_refused_by_name_and_nothing_is_silently_nan():
     result = r3_bad_inputs.measure()
+    annotations.FOUND.clear()  # bad input that was taken is counted below, as a miss
     assert result["tried"] >= 600 and result["functions"] >= 55
     assert result["silent_nan"] == 0
     assert result["passed"] >= 0.95 * result["tried"], result["misses"]
@@ -17,3 +19,4 @@ def test_the_harness_sees_a_function_that_refuses_nothing():
     """A case whose argument is not checked must be counted as a miss."""
     case = r3_bad_inputs.Case("core.checks:nearest", lambda: {"name": "x", "options": ["x"]}, {"name": "text"})
     assert {row["outcome"] for row in r3_bad_inputs.case_rows(case)} & {"accepted", "unnamed", "wrong type"}
+    annotations.FOUND.clear()

@@ -36,7 +36,7 @@ def rng(seed=0):
 def lively(config=SMALL, seed=0):
     net, g = Transformer(config, seed=seed).eval(), rng(seed)
     for name, p in net.named_parameters():
-        p.data += torch.randn(p.shape, generator=g) * (1.0 if "embed" in name else 0.2)
+        p.data += torch.randn(p.shape, generator=g) * (1.0 if "embed" in name else 0.4)
     return net.requires_grad_(False)
 
 
@@ -170,7 +170,7 @@ def test_greedy_is_transformers_greedy_token_for_token(tied):
     llama, prompts = to_llama(net), [IDS[0, :n] for n in (1, 3, 8, 20)]
     out = generate(net, prompts, max_new_tokens=28)
     assert [row.tolist() for row in out.tokens] == [reference(llama, prompt, 28) for prompt in prompts] and out.passes == 28
-    assert len({tuple(row.tolist()) for row in out.tokens}) == 4  # and not four times the same
+    assert len({tuple(row.tolist()) for row in out.tokens}) == 4 and min(len(set(row.tolist())) for row in out.tokens) > 2  # and not one token again and again
 
 
 def test_greedy_of_the_shipped_model_is_transformers_greedy():
