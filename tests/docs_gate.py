@@ -3,11 +3,14 @@
 `problems()` returns one line per fault; an empty list is a site that will render. Run as a program it prints them.
 """
 import base64
+import contextlib
+import hashlib
 import json
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -143,8 +146,23 @@ def settings_faults() -> "list[str]":
     return faults
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One at a time in this checkout: nbdev clears and fills `_proc`, which a second run would read while it is empty."""
+    with open(Path(tempfile.gettempdir()) / f"atomsnb-docs-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]}.lock", "w") as lock:
+        with contextlib.suppress(ImportError):
+            import fcntl
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def problems() -> "list[str]":
     """Every fault of the documentation, one line each."""
+    with alone():
+        return _problems()
+
+
+def _problems() -> "list[str]":
     faults = settings_faults()
     with tempfile.TemporaryDirectory() as folder:
         processed = process(Path(folder))
