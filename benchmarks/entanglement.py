@@ -21,12 +21,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from atomsnb.core.bench import compare, save_result
-from atomsnb.core.data import SHARES
-from atomsnb.nn.adapters import inject_adapters
+from atomsnb.nn.adapters import inject_adapters, remove_adapters
 from atomsnb.nn.fine_tuning import Arm, FineTuning, norm_matched, truncated
 from atomsnb.nn.schmidt import entanglement_profile, lora_profile
-from atomsnb.nn.transformer import Transformer, TransformerConfig
-from atomsnb.quantum.entanglement import EntanglementConfig, arm_depth, attention_scaling, base_model, depth_null, fine_tuning_text, logit_spread, lora_null_profile, no_hair_report, python_reference, random_attention, scaling_fits
+from atomsnb.quantum.entanglement import EntanglementConfig, arm_depth, attention_scaling, base_model, depth_null, fine_tuning_text, logit_spread, lora_null_profile, no_hair_report, python_reference, random_attention, scaling_fits, token_streams
 
 
 def literal(W: torch.Tensor) -> torch.Tensor:
@@ -126,17 +124,11 @@ def text_lines() -> str:
 
 
 def experiment_of(cfg: EntanglementConfig, device: torch.device) -> tuple[FineTuning, dict]:
-    """The experiment on its shipped base model, or on a random one of the same size (and it says so)."""
+    """The experiment on the base model of the configuration, and what it was."""
     data = fine_tuning_text(cfg.text)
-    try:
-        model, tokenizer = base_model(cfg.base)
-        encode, end, which = tokenizer.encode, tokenizer.end_id, cfg.base
-    except (ImportError, FileNotFoundError, ValueError) as error:
-        print(f"base {cfg.base} is not available ({type(error).__name__}: {error}); a random model of 0.5 M parameters on bytes instead", flush=True)
-        model, encode, end, which = Transformer(TransformerConfig(vocab_size=260, d_model=128, n_layers=3, n_heads=4, n_kv_heads=2, d_ff=320, context=max(cfg.window, cfg.scaling_length))), lambda t: list(t.encode()), 257, "random"
-    tokens = {side: torch.tensor([t for text in data.texts(side) for t in [*encode(text), end]]) for side in SHARES}
-    streams = {"train": torch.cat([tokens["train"], tokens["fit"]]), "validation": tokens["validation"], "heldout": tokens["heldout"]}
-    return FineTuning(model.to(device), streams, cfg, device), {"base": which, "data": data.source, "data_sha256": data.sha256, "tokens": {k: len(v) for k, v in streams.items()}}
+    model, tokenizer = base_model(cfg.base)
+    streams = token_streams(data, tokenizer)
+    return FineTuning(model.to(device), streams, cfg, device), {"base": cfg.base, "data": data.source, "data_sha256": data.sha256, "tokens": {k: len(v) for k, v in streams.items()}}
 
 
 def curves(arm: Arm, targets: tuple[str, ...], record: int = -1) -> dict:
@@ -154,8 +146,6 @@ def arm_record(arm: Arm, targets: tuple[str, ...]) -> dict:
 def winners(trial: FineTuning, cfg: EntanglementConfig, grid: tuple[float, ...]) -> tuple[dict, dict, int]:
     """Best learning rate of every arm by validation loss, all losses, and the rank of the arm with as many parameters as the MPS adapter."""
     made = trial.inject("mps")
-    from atomsnb.nn.adapters import remove_adapters
-
     remove_adapters(trial.model)
     equal = max(1, round(sum(a.n_parameters for a in made.values()) / sum(sum(a.weight.shape) for a in made.values())))
     searched = {name: trial.tune(method, grid, r=r) for name, (method, r) in {"full": ("full", None), "lora": ("lora", None), "mps": ("mps", None), "equal": ("lora", equal)}.items()}

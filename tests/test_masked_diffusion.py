@@ -218,6 +218,21 @@ def test_gradients_reach_hidden_places_only_and_never_the_mask_token(scheme):
     assert float(logits.grad[..., 5].abs().max()) == 0
 
 
+@FEW
+@given(seed=seeds)
+def test_a_fixed_number_of_holes_is_that_number_of_the_places_that_may_be_hidden(seed):
+    free = torch.rand(6, 9, generator=gen(seed)) < 0.5
+    corruption, shown = draw_corruption(6, 9, gen(seed + 1)), []
+
+    def model(ids):
+        shown.append(ids == 7)
+        return torch.zeros(6, 9, 8)
+
+    mdlm_loss(model, torch.zeros(6, 9, dtype=torch.long), mask_id=7, corruption=corruption, maskable=free, scheme="count")
+    n = free.sum(1)
+    assert not bool((shown[0] & ~free).any()) and torch.equal(shown[0].sum(1), torch.minimum((corruption.t * n).long() + 1, n))
+
+
 @pytest.mark.parametrize("scheme", ["bernoulli", "count"])
 def test_nothing_to_hide_or_time_zero_is_zero_and_not_nan(scheme):
     model, ids = tiny(3, 4), torch.zeros(2, 4, dtype=torch.long)
@@ -457,6 +472,12 @@ def test_policies_rank_by_what_they_are_named_after():
     assert sample(model, length=3, policy=Factor(1.6), mask_id=4).forwards < 3 == sample(model, length=3, policy=Factor(0.1), mask_id=4).forwards
 
 
+def test_a_confidence_of_exactly_gamma_is_not_above_it():
+    fair = torch.tensor([0.0, 0.0, 0.0], dtype=torch.float64)  # two tokens of probability one half, and the mask token
+    assert sample(lambda ids: fair.expand(*ids.shape, 3), length=4, policy=Threshold(0.5), mask_id=2).forwards == 4
+    assert sample(lambda ids: fair.expand(*ids.shape, 3), length=4, policy=Threshold(0.499), mask_id=2).forwards == 1
+
+
 def test_a_policy_of_block_scope_sees_written_tokens_and_may_rewrite_proposals():
     model, target = tiny(5, 10, 2, 2), torch.randint(5, (1, 8), generator=gen(3))
     seen = []
@@ -527,6 +548,10 @@ def test_a_row_is_given_up_after_too_many_refusals_and_the_others_go_on():
     done = infill(model, text, mask_id=6, on_step=lambda step: step.chosen & torch.tensor([[True], [False]]), max_vetoes=3)
     assert done.finished.tolist() == [False, True] and bool((done.ids[0] == 6).all()) and bool((done.ids[1] != 6).all())
     assert int(done.vetoes[0]) == 4 and bool((done.committed_at[0] == -2).all())
+    for steps in (2, 8):  # a neighbour that is refused, and chooses again, is nothing to a row
+        free = infill(model, text, steps=steps, mask_id=6)
+        held = infill(model, text, steps=steps, mask_id=6, on_step=lambda step: step.chosen & torch.tensor([[step.round == 0], [False]]))
+        assert int(held.vetoes[0]) >= steps and torch.equal(held.ids[1], free.ids[1]) and torch.equal(held.committed_at[1], free.committed_at[1]) and int(held.vetoes[1]) == 0
     assert infill(tiny(1, 3), torch.tensor([[1, 1, 1]]), mask_id=1, on_step=lambda step: step.chosen).finished.tolist() == [False]  # one token, refused: nothing is left
 
 

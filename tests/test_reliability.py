@@ -1,4 +1,4 @@
-"""A small share of each checkpoint figure R1, R2, R4, R5 in the gate; `make reliability` takes them in full. And the last full figures are there."""
+"""A small share of each figure in the gate; `make reliability` takes them in full. And the last full figures are there. (R3 runs in full in test_bad_inputs.)"""
 import json
 import sys
 from importlib import import_module
@@ -10,7 +10,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "reliability"))
 FULL = HERE.parents[0] / "benchmarks" / "results" / "reliability"
 SHARES = {"r1_hostile_checkpoints": 20, "r2_mutated_safetensors": 150, "r4_kill_and_resume": 1, "r5_kill_during_save": 10}
-AT_LEAST = {"R1": 40, "R2": 500, "R4": 20, "R5": 50}
+AT_LEAST = {"R1": 40, "R2": 500, "R4": 20, "R5": 50, "R9": 50}
 
 
 @pytest.mark.parametrize("suite", list(SHARES))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['to_llama', 'from_llama', 'TransformersFace', 'CausalLM', 'load_causal_lm', 'Generation', 'generate']
 
-# %% ../../nbs/models/causal_lm.ipynb #f57e7ea0
+# %% ../../nbs/models/causal_lm.ipynb #2bf7391e
 import contextlib
 import json
 import warnings
@@ -30,7 +30,7 @@ from ..nn.transformer import Transformer, TransformerConfig, TransformerOutput
 
 _all_ = ["Generation", "generate"]
 
-# %% ../../nbs/models/causal_lm.ipynb #8dccb9f2
+# %% ../../nbs/models/causal_lm.ipynb #26eb24da
 def to_llama(model: Transformer) -> Any:
     """A `transformers.LlamaForCausalLM` with the same weights and the same logits.
 
@@ -106,7 +106,7 @@ def from_llama(model: Any) -> Transformer:
     ours.load_state_dict(state)
     return ours.eval()
 
-# %% ../../nbs/models/causal_lm.ipynb #ff0626e3
+# %% ../../nbs/models/causal_lm.ipynb #b7016779
 class TransformersFace:
     """A causal model of transformers, called as a `Transformer` is.
 
@@ -207,7 +207,7 @@ class TransformersFace:
             if handle is not None:
                 handle.remove()
 
-# %% ../../nbs/models/causal_lm.ipynb #d0a3cc73
+# %% ../../nbs/models/causal_lm.ipynb #20f9c5bd
 @lru_cache(maxsize=1)
 def _bridge() -> Any:
     """A class of caches for transformers that read from and write to a `KVCache`."""
@@ -231,7 +231,7 @@ def _bridge() -> Any:
 
     return Bridge
 
-# %% ../../nbs/models/causal_lm.ipynb #10664dea
+# %% ../../nbs/models/causal_lm.ipynb #299ee7e4
 class CausalLM:
     """A causal language model and its tokenizer.
 
@@ -343,7 +343,7 @@ class _Listener:
         piece, self.said = text[len(self.said) :], text
         return self.stream(piece) if piece else None
 
-# %% ../../nbs/models/causal_lm.ipynb #229530e7
+# %% ../../nbs/models/causal_lm.ipynb #bfd0a70a
 def load_causal_lm(name: str | Path = "code-lm", *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> CausalLM:
     """A causal language model by name.
 

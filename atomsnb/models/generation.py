@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['warp', 'Generation', 'generate']
 
-# %% ../../nbs/models/generation.ipynb #066707cd
+# %% ../../nbs/models/generation.ipynb #0974a66c
 import contextlib
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from torch import Tensor
 from ..core.checks import check_choice, check_int, check_number
 from ..nn.attention import KVCache
 
-# %% ../../nbs/models/generation.ipynb #68cf28cf
+# %% ../../nbs/models/generation.ipynb #4c6a10dd
 def warp(logits: Float[Tensor, "*rows V"], temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> Float[Tensor, "*rows V"]:
     """Probabilities of the next token after temperature, top-k and top-p (@eq-warp).
 
@@ -65,7 +65,7 @@ def _settings(temperature: float, top_k: int | None, top_p: float | None) -> tup
     top_k = None if top_k is None else check_int(top_k, "top_k", minimum=1)
     return temperature, top_k, None if top_p is None else check_number(top_p, "top_p", minimum=0, maximum=1, open_min=True)
 
-# %% ../../nbs/models/generation.ipynb #e5671246
+# %% ../../nbs/models/generation.ipynb #123ef863
 @dataclass(frozen=True)
 class Generation:
     """What `generate` returns."""
@@ -133,7 +133,7 @@ class _Stops:
         text = self.tokenizer.decode(next((tokens[: -len(s)] for s in self.ids if tokens[-len(s) :] == s), tokens))
         return text[: min([at for s in self.strings if (at := text.find(s)) >= 0], default=None)]
 
-# %% ../../nbs/models/generation.ipynb #592a1d03
+# %% ../../nbs/models/generation.ipynb #89013456
 class _Feed:
     """A batch of rows in a model: what was fed, what is padding, and the logits of the next token."""
 
@@ -194,7 +194,7 @@ def _choose(logits: Tensor, temperature: float, top_k: int | None, top_p: float 
         raise ValueError("the model's logits are not finite; accepted: a model whose logits are numbers")
     return best
 
-# %% ../../nbs/models/generation.ipynb #2bb7fd40
+# %% ../../nbs/models/generation.ipynb #b60287e6
 def generate(model: Any, ids: Any, *, max_new_tokens: int, temperature: float = 0.0, top_k: int | None = None, top_p: float | None = None, stop: Any = (),
              generator: torch.Generator | None = None, stream: Callable[[list[int | None]], Any] | None = None, overflow: str = "error") -> Generation:
     """Continue prompts token by token.
@@ -247,9 +247,11 @@ def generate(model: Any, ids: Any, *, max_new_tokens: int, temperature: float = 
     new: list[list[int]] = [[] for _ in prompts]
     steps: list[Tensor] = []
     texts, done, passes = [bytearray() for _ in prompts], [False] * len(prompts), 1
-    with torch.inference_mode():
+    frozen = model.frozen() if budget >= 8 else contextlib.nullcontext()
+    early = len(prompts) > 1  # several rows are decoded by the layout of weights that also serves their prompts; a single one has its own
+    with torch.inference_mode(), frozen if early else contextlib.nullcontext():
         feed = _Feed(model, [p if len(p) <= model.context else p[-_half(model.context) :] for p in prompts], min(budget, model.context))
-        with model.frozen() if budget >= 8 else contextlib.nullcontext():
+        with contextlib.nullcontext() if early else frozen:
             for count in range(1, budget + 1):
                 token = _choose(feed.logits, temperature, top_k, top_p, generator)
                 steps.append(token)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['rotary_tables', 'rotate', 'attend', 'attention_weights', 'KVCache', 'read_mask', 'tree_mask']
 
-# %% ../../nbs/nn/attention.ipynb #c068a5de
+# %% ../../nbs/nn/attention.ipynb #25e60c91
 import math
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.checks import check_int
 
-# %% ../../nbs/nn/attention.ipynb #8df10863
+# %% ../../nbs/nn/attention.ipynb #1ad34cb2
 def rotary_tables(positions: Int[Tensor, "*batch n"], head_dim: int, theta: float = 10_000.0, dtype: torch.dtype = torch.float32) -> tuple[Float[Tensor, "*batch n h"], Float[Tensor, "*batch n h"]]:
     """Cosines and signed sines of the rotary angles (@eq-rotary), computed in `dtype`.
 
@@ -60,7 +60,7 @@ def rotate(x: Float[Tensor, "*batch h"], cos: Float[Tensor, "*tables h"], sin: F
     rolled = x.roll(x.shape[-1] // 2, -1)
     return (x * cos).addcmul_(rolled, sin) if x.dtype == cos.dtype else (x * cos + rolled * sin).to(x.dtype)
 
-# %% ../../nbs/nn/attention.ipynb #9b8ae9d8
+# %% ../../nbs/nn/attention.ipynb #4ef88ed5
 def attend(q: Float[Tensor, "B H n h"], k: Float[Tensor, "B K m h"], v: Float[Tensor, "B K m h"], *, mask: Bool[Tensor, "#B 1 #n m"] | None = None,
            causal: bool = False) -> Float[Tensor, "B H n h"]:
     """Grouped-query attention (@eq-attention) by torch's fused kernels.
@@ -91,7 +91,7 @@ def attend(q: Float[Tensor, "B H n h"], k: Float[Tensor, "B K m h"], v: Float[Te
         mask = mask.repeat(1, 1, H // K, 1)
     return F.scaled_dot_product_attention(q.reshape(B, K, H // K * n, h), k, v, attn_mask=mask).reshape(B, H, n, h)
 
-# %% ../../nbs/nn/attention.ipynb #6c000184
+# %% ../../nbs/nn/attention.ipynb #f4b7be30
 def attention_weights(q: Float[Tensor, "B H n h"], k: Float[Tensor, "B K m h"], mask: Bool[Tensor, "#B 1 #n m"] | None = None) -> Float[Tensor, "B H n m"]:
     """The weights of `attend`, written out (@eq-attention).
 
@@ -110,7 +110,7 @@ def attention_weights(q: Float[Tensor, "B H n h"], k: Float[Tensor, "B K m h"], 
         return scores.softmax(-1, dtype=wide).to(q.dtype)
     return scores.masked_fill(~mask, -math.inf).softmax(-1, dtype=wide).masked_fill(~mask, 0.0).to(q.dtype)
 
-# %% ../../nbs/nn/attention.ipynb #0b4301a2
+# %% ../../nbs/nn/attention.ipynb #480b4824
 class KVCache:
     """Keys and values of the tokens that a model has already seen.
 
@@ -174,8 +174,8 @@ class KVCache:
         if layer >= len(self._keys) or held.shape[2] < start + new:
             self._grow(layer, k, v)
         keys, values = self._keys[layer], self._values[layer]
-        keys.narrow(2, start, new).copy_(k.detach())
-        values.narrow(2, start, new).copy_(v.detach())
+        keys.narrow(2, start, new).copy_(k.detach() if k.requires_grad else k)
+        values.narrow(2, start, new).copy_(v.detach() if v.requires_grad else v)
         if torch.is_grad_enabled() and k.requires_grad:
             return torch.cat((keys[:, :, :start], k), 2), torch.cat((values[:, :, :start], v), 2)
         return keys.narrow(2, 0, start + new), values.narrow(2, 0, start + new)
@@ -268,7 +268,7 @@ def _whole(places: Tensor, name: str, below: int, batch: int | None) -> Tensor:
         raise ValueError(f"{name} lie in [{int(places.min())}, {int(places.max())}]; accepted: places in [0, {below})")
     return places
 
-# %% ../../nbs/nn/attention.ipynb #bcb0474c
+# %% ../../nbs/nn/attention.ipynb #3d56bb14
 def read_mask(mask: Tensor, batch: int, new: int, past: int) -> tuple[Bool[Tensor, "#B 1 #q k"], bool]:
     """Bring a mask into the shape (B or 1, 1, q or 1, k), and say whether it only hides keys.
 
@@ -304,7 +304,7 @@ def read_mask(mask: Tensor, batch: int, new: int, past: int) -> tuple[Bool[Tenso
         raise ValueError(f"attention_mask has shape {shape}; accepted for {batch} rows, {new} new and {past} cached tokens: ({new}, {k}), ({batch}, {new}, {k}) or ({batch}, 1, {new}, {k}); ({batch}, {k}) or ({batch}, 1, 1, {k}) to hide keys")
     return mask, mask.shape[2] == 1 and new > 1
 
-# %% ../../nbs/nn/attention.ipynb #45df2198
+# %% ../../nbs/nn/attention.ipynb #43f03e14
 def tree_mask(parents: Int[Tensor, "n"], past: int = 0) -> tuple[Bool[Tensor, "n k"], Int[Tensor, "n"]]:
     """The attention mask and the depths of a tree of tokens (@eq-tree).
 

@@ -6,7 +6,7 @@
 __all__ = ['TransformerConfig', 'Attention', 'GatedMLP', 'Block', 'TransformerOutput', 'Body', 'Transformer', 'KVCache',
            'tree_mask']
 
-# %% ../../nbs/nn/transformer.ipynb #57613ec5
+# %% ../../nbs/nn/transformer.ipynb #37c2f51d
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from .attention import KVCache, attend, attention_weights, read_mask, rotary_tab
 
 _all_ = ["KVCache", "tree_mask"]
 
-# %% ../../nbs/nn/transformer.ipynb #f4483bce
+# %% ../../nbs/nn/transformer.ipynb #ef93eaa3
 @dataclass(frozen=True)
 class TransformerConfig(Config):
     """Sizes of a transformer, in the vocabulary of Llama configurations."""
@@ -77,7 +77,7 @@ class TransformerConfig(Config):
         d, k = self.d_model, self.n_kv_heads * self.head_dim
         return self.vocab_size * d * (1 if self.tied else 2) + self.n_layers * (2 * d * d + 2 * d * k + 3 * d * self.d_ff + 2 * d) + d
 
-# %% ../../nbs/nn/transformer.ipynb #fbc48d2b
+# %% ../../nbs/nn/transformer.ipynb #7ed63a31
 def _plain(module: nn.Module) -> bool:
     """Whether calling this module is a product with its weight and nothing else: an ordinary linear map that nobody listens to."""
     return type(module) is nn.Linear and module.bias is None and not (module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
@@ -145,7 +145,7 @@ class Attention(nn.Module):
         mixed = attend(q, k, v, mask=mask, causal=causal) if seen is None else seen @ v.repeat_interleave(q.shape[1] // v.shape[1], 1)
         return self.o_proj(mixed.transpose(1, 2).reshape(B, n, -1)), seen
 
-# %% ../../nbs/nn/transformer.ipynb #acd5f2a9
+# %% ../../nbs/nn/transformer.ipynb #94a898f2
 class GatedMLP(nn.Module):
     """SwiGLU (@eq-swiglu): a linear map gated by another.
 
@@ -199,7 +199,7 @@ class Block(nn.Module):
         added = self.mlp(self.post_attention_layernorm(x))
         return x + (F.dropout(added, self.dropout) if drop else added), seen
 
-# %% ../../nbs/nn/transformer.ipynb #97f28a6c
+# %% ../../nbs/nn/transformer.ipynb #87652f9e
 @lru_cache(maxsize=1)
 def _onednn() -> bool:
     """Whether torch's packed CPU products are here and right (they are private names, and absent in some builds)."""
@@ -240,13 +240,16 @@ class _GatedProduct:
         both = self.maps[0](x)
         return F.silu(both[:, : self.width]).mul_(both[:, self.width :])
 
-# %% ../../nbs/nn/transformer.ipynb #87c73391
+# %% ../../nbs/nn/transformer.ipynb #dbd68caf
 class _Frozen:
     """A model's weights at rest, laid out for one token or for several (each on first use), and the forward pass on them."""
 
     def __init__(self, model: "Transformer") -> None:
         self.model, self.modules = model, list(model.modules())
         self.layouts: dict[bool, tuple[list[tuple[_Product, _Product, _GatedProduct, _Product]], _Product]] = {}
+        d, eps, dtype = model.config.d_model, model.config.norm_eps, model.model.norm.weight.dtype
+        self.wide = dtype in (torch.float32, torch.float64)
+        self.gain, self.floor = math.sqrt(d) if self.wide else 1.0, torch.tensor(math.sqrt(d * eps), dtype=dtype)
 
     def usable(self) -> bool:
         """Whether nobody listens to a submodule."""
@@ -260,24 +263,31 @@ class _Frozen:
                 block: Any
                 for block in body.layers:
                     a, f, g1, g2 = block.self_attn, block.mlp, block.input_layernorm.weight, block.post_attention_layernorm.weight
-                    qkv = torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight)) * g1
-                    blocks.append((_Product(qkv, one), _Product(a.o_proj.weight.detach(), one), _GatedProduct(f.gate_proj.weight * g2, f.up_proj.weight * g2, one), _Product(f.down_proj.weight.detach(), one)))
+                    qkv = torch.cat((a.q_proj.weight, a.k_proj.weight, a.v_proj.weight)) * (g1 * self.gain)
+                    gated = _GatedProduct(f.gate_proj.weight * (g2 * self.gain), f.up_proj.weight * (g2 * self.gain), one)
+                    blocks.append((_Product(qkv, one), _Product(a.o_proj.weight.detach(), one), gated, _Product(f.down_proj.weight.detach(), one)))
                 head = body.embed_tokens.weight if self.model.lm_head is None else self.model.lm_head.weight
-                self.layouts[one] = blocks, _Product(head * body.norm.weight, one)
+                self.layouts[one] = blocks, _Product(head * (body.norm.weight * self.gain), one)
         return self.layouts[one]
+
+    def norm(self, rows: Tensor) -> Tensor:
+        """RMSNorm (@eq-rmsnorm) up to factors that the weights carry: x / hypot(|x|, sqrt(d epsilon)). In low precision by torch's own, which computes in float32."""
+        if not self.wide:
+            return F.rms_norm(rows, (rows.shape[-1],), None, self.model.config.norm_eps)
+        return rows / torch.hypot(torch.linalg.vector_norm(rows, dim=-1, keepdim=True), self.floor)
 
     def body(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, causal: bool, cache: KVCache | None, hidden: list[Tensor] | None) -> Tensor:
         """The residual stream after the last block, (B, n, d)."""
         (B, n, d), c = x.shape, self.model.config
         H, K, h, rows = c.n_heads, c.n_kv_heads, c.head_dim, x.reshape(B * n, d)
         for layer, (qkv, out, gated, down) in enumerate(self.layout(B * n == 1)[0]):
-            heads = qkv(F.rms_norm(rows, (d,), None, c.norm_eps)).view(B, n, H + 2 * K, h)
-            turned = rotate(heads[:, :, : H + K], cos, sin).transpose(1, 2)
-            k, v = turned[:, H:], heads[:, :, H + K :].transpose(1, 2)
+            heads = qkv(self.norm(rows)).view(B, n, H + 2 * K, h)
+            turned, v = rotate(heads[:, :, : H + K], cos, sin).transpose(1, 2), heads[:, :, H + K :].transpose(1, 2)
+            q, k = turned[:, :H], turned[:, H:]
             if cache is not None:
                 k, v = cache.update(layer, k, v)
-            rows = out(attend(turned[:, :H], k, v, mask=mask, causal=causal).transpose(1, 2).reshape(B * n, d), rows)
-            rows = down(gated(F.rms_norm(rows, (d,), None, c.norm_eps)), rows)
+            rows = out(attend(q, k, v, mask=mask, causal=causal).transpose(1, 2).reshape(B * n, d), rows)
+            rows = down(gated(self.norm(rows)), rows)
             if hidden is not None:
                 hidden.append(rows.view(B, n, d))
         return rows.view(B, n, d)
@@ -285,9 +295,9 @@ class _Frozen:
     def head(self, x: Tensor) -> Tensor:
         """Logits of the residual stream (B, m, d)."""
         rows = x.reshape(-1, x.shape[-1])
-        return self.layout(len(rows) == 1)[1](F.rms_norm(rows, (x.shape[-1],), None, self.model.config.norm_eps)).view(*x.shape[:-1], -1)
+        return self.layout(len(rows) == 1)[1](self.norm(rows)).view(*x.shape[:-1], -1)
 
-# %% ../../nbs/nn/transformer.ipynb #a06cb0be
+# %% ../../nbs/nn/transformer.ipynb #9a2e937a
 class TransformerOutput(NamedTuple):
     """What a forward pass returns."""
 
@@ -323,7 +333,7 @@ class Body(nn.Module):
                 attention.append(seen)
         return x
 
-# %% ../../nbs/nn/transformer.ipynb #a6b44706
+# %% ../../nbs/nn/transformer.ipynb #39e0b899
 class Transformer(nn.Module):
     """A Llama-compatible transformer, causal or bidirectional.
 
