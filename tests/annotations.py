@@ -36,7 +36,7 @@ def watched(function: F) -> F:
     """The function, under watch; what cannot be watched comes back as it is."""
     if not isinstance(function, FunctionType) or not function.__annotations__ or hasattr(function, "__no_type_check__"):
         return function
-    if "tl" in function.__code__.co_names:
+    if "tl" in function.__code__.co_names or any(getattr(hint, "__name__", "") == "constexpr" for hint in function.__annotations__.values()):
         return function  # the source of a Triton kernel, which Triton reads and never calls
     wrapped = inspect.unwrap(function)
     if wrapped is not function or inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
