@@ -183,8 +183,8 @@ def test_fused_loss_equals_float64_in_every_regime(tmp_path):
 def test_fused_step_switches_trains_and_forgets_its_intermediates(tmp_path):
     out = interpret(tmp_path, """
         import copy, pickle, torch
-        from atomsnb.core.bench import load_result
-from atomsnb.core.train import fit
+
+        from atomsnb.core.train import fit
         from atomsnb.kernels.adam import sae_optimizer
         from atomsnb.kernels.threshold_sae import compute_copy, threshold_sae_loss
 
