@@ -2,10 +2,12 @@
 
     python benchmarks/decoding.py
 
-Batch 1 and 16, the shipped code-lm (random weights of its size if it is not there), prompts of 32 tokens, 128 new ones. Everything that `generate` does is inside the
-clock: reading the prompt, rearranging the weights, the loop. Both sides are first shown to give the same tokens.
+Batch 1 and 16, one thread and all of torch's, the shipped code-lm (random weights of its size if it is not there), prompts of 32 tokens, 128 new ones. Everything that
+`generate` does is inside the clock: reading the prompt, rearranging the weights, the loop. Both sides are first shown to give the same tokens. Wall-clock times on a machine
+with other work on it scatter, with several threads most of all (they wait for one another); the ratio of CPU times is given beside that of wall-clock times.
 """
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -60,8 +62,9 @@ def floor(model: Transformer, batch: int, length: int, repeats: int) -> dict:
     return {name: timed.time(name).median for name in ("step", "products")}
 
 
-def measure(model: Transformer, llama: torch.nn.Module, batch: int, new: int, pairs: int) -> dict:
+def measure(model: Transformer, llama: torch.nn.Module, batch: int, threads: int, new: int, pairs: int) -> dict:
     """Tokens per second of both sides, and the ratio with its spread."""
+    torch.set_num_threads(threads)
     ids = prompts(model, batch, 32)
 
     def ours() -> torch.Tensor:
@@ -83,9 +86,9 @@ def measure(model: Transformer, llama: torch.nn.Module, batch: int, new: int, pa
     timed = compare({"atomsnb": counted("atomsnb", ours), "transformers": counted("transformers", theirs)}, pairs=pairs, warmup=1, device="cpu")
     speed = timed.ratio("transformers")
     rates = {name: batch * new / timed.time(name).median for name in timed.names}
-    out = {"batch": batch, "new_tokens": new, "same_tokens": same, "tokens_per_s": rates, "speedup": speed.median, "speedup_interval": [speed.low, speed.high], "cpu_time_ratio": used["transformers"] / used["atomsnb"],
+    out = {"batch": batch, "threads": threads, "load": os.getloadavg()[0], "new_tokens": new, "same_tokens": same, "tokens_per_s": rates, "speedup": speed.median, "speedup_interval": [speed.low, speed.high], "cpu_time_ratio": used["transformers"] / used["atomsnb"],
            "one_step_s": floor(model, batch, 96, pairs), "bar": BAR, "met": speed.median >= BAR, "compare": timed.as_dict()}
-    print(f"batch {batch:2}: transformers {rates['transformers']:7.0f} tokens/s, ours {rates['atomsnb']:7.0f} tokens/s; x{speed.median:.2f} (95 % interval {speed.low:.2f} to {speed.high:.2f}), by CPU time x{out['cpu_time_ratio']:.2f}; "
+    print(f"batch {batch:2}, {threads} thread{'s' if threads > 1 else ''}: transformers {rates['transformers']:7.0f} tokens/s, ours {rates['atomsnb']:7.0f} tokens/s; x{speed.median:.2f} (95 % interval {speed.low:.2f} to {speed.high:.2f}), by CPU time x{out['cpu_time_ratio']:.2f}; "
           f"same tokens: {same}; a step takes {out['one_step_s']['step'] * 1e3:.2f} ms, its matrix products {out['one_step_s']['products'] * 1e3:.2f} ms", flush=True)
     return out
 
@@ -95,13 +98,12 @@ def main() -> None:
     ap.add_argument("--out", default=None, help="folder of the result file (default benchmarks/results)")
     ap.add_argument("--new", type=int, default=128, help="new tokens per row")
     ap.add_argument("--pairs", type=int, default=10, help="rounds")
-    ap.add_argument("--threads", type=int, default=None, help="threads of both sides (default: torch's)")
+    ap.add_argument("--threads", type=int, nargs="*", default=None, help="numbers of threads (default: 1, and torch's own number)")
     a = ap.parse_args()
-    if a.threads:
-        torch.set_num_threads(a.threads)
+    threads = a.threads or sorted({1, torch.get_num_threads()})
     model, label = subject()
     llama = to_llama(model)
-    rows = [measure(model, llama, batch, a.new, a.pairs) for batch in (1, 16)]
+    rows = [measure(model, llama, batch, n, a.new, a.pairs) for n in threads for batch in (1, 16)]
     import transformers
 
     print("saved", save_result("decoding", {"label": f"{label}, {model.config.n_parameters:,} parameters, float32, greedy", "transformers": transformers.__version__, "attention": llama.config._attn_implementation, "rows": rows}, folder=a.out, device="cpu"))

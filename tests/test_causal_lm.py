@@ -44,18 +44,21 @@ NET = lively()
 BYTES = CausalLM(lively(SMALL.replace(vocab_size=260), seed=1), ByteTokenizer(), "letters")
 IDS = torch.randint(0, 41, (3, 20), generator=rng(1))
 STRETCHED = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 24}
-PEERS = {"llama3": ("Llama", {"rope_parameters": STRETCHED}), "gemma2": ("Gemma2", {"sliding_window": 4}), "mistral": ("Mistral", {"sliding_window": 4}), "qwen2": ("Qwen2", {}), "gptneox": ("GPTNeoX", {})}
+PEERS = {"llama3": ("Llama", {"rope_parameters": STRETCHED}), "gemma2": ("Gemma2", {"sliding_window": 4}), "mistral": ("Mistral", {"sliding_window": 4}), "qwen2": ("Qwen2", {}), "gptneox": ("GPTNeoX", {}),
+         "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 48})}  # positions of its own, not rotary: a wrong number is a wrong vector
 
 
 def peer(name, dtype=torch.float64):
     """A random two-layer model of another architecture."""
     family, options = PEERS[name]
-    sizes = dict(vocab_size=41, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=48, bos_token_id=0, eos_token_id=1, pad_token_id=2)
-    if family != "GPTNeoX":
+    sizes = dict(vocab_size=41, bos_token_id=0, eos_token_id=1, pad_token_id=2)
+    if family != "GPT2":
+        sizes |= dict(hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=48)
+    if family not in ("GPTNeoX", "GPT2"):
         sizes |= dict(num_key_value_heads=2, head_dim=8)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes, **options)).eval()
+        model = getattr(transformers, f"{family}LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM")(getattr(transformers, f"{family}Config")(**sizes, **options)).eval()
         for p in model.parameters():
             p.data += 0.3 * torch.randn_like(p)
     return model.to(dtype).requires_grad_(False)
@@ -302,6 +305,8 @@ def test_a_prompt_beyond_the_context_is_refused_or_slides():
         generate(NET, long[:48], max_new_tokens=2)
     ragged = generate(NET, [long[:47], long[:3]], max_new_tokens=30, overflow="slide")
     assert [len(row) for row in ragged.tokens] == [30, 30]
+    short = generate(NET, [long[:47], long[:3]], max_new_tokens=20, overflow="slide").tokens[1]
+    assert torch.equal(short, generate(NET, long[:3], max_new_tokens=20).tokens[0])  # 23 tokens fit into the half that is kept; its padding is not kept
 
 
 @pytest.mark.parametrize("options", [

@@ -125,7 +125,7 @@ class SparseCoder(nn.Module):
 
     def encode(self, x: Float[Tensor, "*copies n H"]) -> Float[Tensor, "*copies n N"]:
         """Codes of samples (n, H), shared by all copies or one set each."""
-        x = check_tensor(x, "x").to(self.w_enc)
+        x = check_tensor(x, "x", shape=(..., "n", "H")).to(self.w_enc)
         check_same(x.shape[-1], "x's last axis", self.d_in, "d_in")
         return self.activate(x @ self.w_enc.mT + self.b_enc.unsqueeze(-2))
 
@@ -235,7 +235,7 @@ class SparseCoder(nn.Module):
         if rows is not None:
             check_same(len(rows), "the length of rows", self.copies or 1, "copies")
             rows = [check_int(r, "rows", minimum=1, maximum=x.shape[-2]) for r in rows]
-        l0, steps = check_number(l0, "l0", minimum=0, open_min=True), check_int(steps, "steps", minimum=1)
+        l0, steps, batch_size = check_number(l0, "l0", minimum=0, open_min=True), check_int(steps, "steps", minimum=1), check_int(batch_size, "batch_size", minimum=1)
         device = torch.device(engine.pop("device", None) or default_device())
         x = x.to(device, self.w_enc.dtype)
         lead = 1 if x.ndim == 2 and rows is None else (self.copies or 1)

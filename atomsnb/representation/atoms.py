@@ -169,19 +169,25 @@ class AtomicInnerProduct:
 
     def whiten(self, x: Float[Tensor, "*n H"]) -> Float[Tensor, "*n H"]:
         """Rows in coordinates in which S is the ordinary inner product; same dtype as x."""
-        x = check_tensor(x, "x")
+        x = check_tensor(x, "x", shape=(..., "H"))
         check_same(x.shape[-1], "x's last axis", len(self.mean), "H of the metric")
         return ((x.double() - self.mean.to(x.device)) @ self.root.to(x.device)).to(x.dtype)
 
     def unwhiten(self, x: Float[Tensor, "*n H"]) -> Float[Tensor, "*n H"]:
         """The inverse of `whiten`."""
-        x = check_tensor(x, "x")
+        x = check_tensor(x, "x", shape=(..., "H"))
         check_same(x.shape[-1], "x's last axis", len(self.mean), "H of the metric")
         return (x.double() @ self.inverse_root.to(x.device) + self.mean.to(x.device)).to(x.dtype)
 
     def cosine(self, U: Float[Tensor, "n H"], V: Float[Tensor, "m H"]) -> Float[Tensor, "n m"]:
         """Cosines under S between the rows of U and the rows of V (directions: the mean is not subtracted)."""
-        unit = [unit_atoms(check_tensor(x, name, ndim=2).double().T, self.metric) for x, name in ((U, "U"), (V, "V"))]
+        unit = []
+        for x, name in ((U, "U"), (V, "V")):
+            x = check_tensor(x, name, ndim=2)
+            check_same(x.shape[1], f"{name}'s last axis", len(self.mean), "H of the metric")
+            if not bool(x.any(dim=1).all()):
+                raise ValueError(f"{name} has a row of zeros, which has no direction; accepted: rows of positive norm")
+            unit.append(unit_atoms(x.double().T, self.metric))
         return (unit[0].T @ unit[1]).to(U.dtype if isinstance(U, Tensor) else torch.float64)
 
 # %% ../../nbs/representation/atoms.ipynb #a2fea14e
