@@ -9,7 +9,7 @@ NB     ?=
 SCALE  ?= cpu
 export PYTHONUTF8 = 1
 
-.PHONY: help demo test lab docs bench reliability store lint clean
+.PHONY: help demo test lab docs bench reliability mutation browser store lint clean
 .DEFAULT_GOAL := help
 
 help:            ## this list
@@ -50,6 +50,13 @@ bench: $(VENV)/.dev ## speed measurements, written to benchmarks/results
 
 reliability: $(VENV)/.dev ## the long reliability suites, written to benchmarks/results/reliability
 	@$(PY) tests/reliability/run_all.py
+
+mutation: $(VENV)/.dev ## faults planted in every landed paper's formulas; which the checks find, in benchmarks/results/reliability/R11.json
+	@$(PY) tests/mutation.py
+
+browser:         ## Chromium (Debian) and axe-core (npm) for the tests of pages in a browser, which are skipped without them
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium; }
+	@mkdir -p build/browser && cd build/browser && npm install --silent --no-audit --no-fund axe-core
 
 store: $(VENV)/.dev ## re-execute notebooks, store their outputs and cpu ledgers: make store NB="nbs/core/ledger.ipynb …"
 	@$(BIN)/nbdev_export

@@ -1,10 +1,11 @@
 """Entanglement profiles: thin path against dense path; LoRA step against peft; and, on a GPU, the fine-tuning experiment at scale gpu.
 
     python benchmarks/entanglement.py                         profiles (and the step against peft where peft is installed)
+    python benchmarks/entanglement.py --part rates            learning rates of the notebook's arms, searched with its settings
     python benchmarks/entanglement.py --part train            the fine-tuning experiment: learning rates, arms, ranks, scale
     python benchmarks/entanglement.py --write-text FILE       write the text to fine-tune on, for a machine whose interpreter lacks it
 
-On a CPU results go to entanglement_cpu.json, on a GPU to entanglement_gpu.json and entanglement_gpu_train.json.
+Results go to entanglement_cpu.json or, on a GPU, entanglement_gpu.json; of `rates` to entanglement_rates.json, of `train` to entanglement_gpu_train.json.
 """
 import argparse
 import dataclasses
@@ -27,6 +28,9 @@ from atomsnb.nn.schmidt import entanglement_profile, lora_profile
 from atomsnb.quantum.entanglement import EntanglementConfig, arm_depth, attention_scaling, base_model, depth_null, fine_tuning_text, logit_spread, lora_null_profile, no_hair_report, python_reference, random_attention, scaling_fits, token_streams
 
 
+GRID = tuple(2.5e-4 * 2**k for k in range(8))  # learning rates of a search where the configuration names none
+
+
 def literal(W: torch.Tensor) -> torch.Tensor:
     """The profile as its definition says: singular values of every unfolding, float64."""
     out, bits = [], int(math.log2(W.numel()))
@@ -45,11 +49,11 @@ def profiles(device: torch.device) -> dict:
     A, B = (torch.randn(*s, generator=g, dtype=torch.float64).to(device) for s in ((r, d), (d, r)))
     W = B @ A
     gap = float((lora_profile(A, B).entropy - entanglement_profile(W).entropy).abs().max())
-    thin = compare({"thin": lambda: lora_profile(A, B), "dense": lambda: entanglement_profile(W)}, pairs=10 if gpu else 2, warmup=2 if gpu else 0, device=device)
+    thin = compare({"thin": lambda: lora_profile(A, B), "dense": lambda: entanglement_profile(W)}, pairs=10 if gpu else 5, warmup=2 if gpu else 1, device=device)
     print(thin.table(), flush=True)
     dense = thin.time("dense").median
     out = {"d": d, "r": r, "largest_difference": gap, "thin_against_dense": thin.as_dict(), "ratio": thin.ratio("dense").median}
-    lines = [f"profile of a product of rank {r}, d = {d}: from the factors {1e3 * thin.time('thin').median:.1f} ms, dense {dense:.2f} s, ratio {out['ratio']:.0f} (bar 50); largest difference {gap:.1e} (bar 1e-8)"]
+    lines = [f"profile of a product of rank {r}, d = {d}: from the factors {1e3 * thin.time('thin').median:.1f} ms, dense {dense:.2f} s, ratio {out['ratio']:.0f} (bar 50; medians of {10 if gpu else 5} readings{'' if gpu else ', one thread'}); largest difference {gap:.1e} (bar 1e-8)"]
     if gpu:
         full = torch.randn(d, d, generator=g, dtype=torch.float64).to(device)
         general = compare({"dense profile": lambda: entanglement_profile(full), "one svdvals": lambda: torch.linalg.svdvals(full), "one eigvalsh": lambda: torch.linalg.eigvalsh(full @ full.T)}, pairs=5, warmup=1, device=device)
@@ -144,32 +148,39 @@ def arm_record(arm: Arm, targets: tuple[str, ...]) -> dict:
 
 
 def winners(trial: FineTuning, cfg: EntanglementConfig, grid: tuple[float, ...]) -> tuple[dict, dict, int]:
-    """Best learning rate of every arm by validation loss, all losses, and the rank of the arm with as many parameters as the MPS adapter."""
+    """Best learning rate of every arm by validation loss, the losses of all seeds, and the rank of the arm with as many parameters as the MPS adapter."""
     made = trial.inject("mps")
     remove_adapters(trial.model)
     equal = max(1, round(sum(a.n_parameters for a in made.values()) / sum(sum(a.weight.shape) for a in made.values())))
-    searched = {name: trial.tune(method, grid, r=r) for name, (method, r) in {"full": ("full", None), "lora": ("lora", None), "mps": ("mps", None), "equal": ("lora", equal)}.items()}
-    return {n: min(v, key=v.__getitem__) for n, v in searched.items()}, {n: {str(k): round(x, 5) for k, x in v.items()} for n, v in searched.items()}, equal
+    searched = {}
+    for name, (method, r) in {"full": ("full", None), "lora": ("lora", None), "mps": ("mps", None), "equal": ("lora", equal)}.items():
+        searched[name] = trial.tune(method, grid, r=r)
+        print(name, {lr: round(float(v.mean()), 4) for lr, v in searched[name].items()}, flush=True)
+    best = {n: min(v, key=lambda lr, v=v: v[lr].mean()) for n, v in searched.items()}
+    return best, {n: {str(lr): v.round(5).tolist() for lr, v in losses.items()} for n, losses in searched.items()}, equal
+
+
+def rates_of_cpu(device: torch.device, text: str | None) -> dict:
+    """The learning rates that the notebook replays: a search with its own settings, scored on four times as many validation windows."""
+    cfg = EntanglementConfig.preset("cpu", **({"text": text} if text else {}))
+    trial, facts = experiment_of(cfg.replace(heldout_windows=4 * cfg.heldout_windows), device)
+    best, validation, equal = winners(trial, cfg, GRID)
+    ends = [n for n, lr in best.items() if lr in (GRID[0], GRID[-1])]
+    line = f"learning rates at scale cpu ({facts['base']}, {cfg.steps} steps, {cfg.seeds} seeds): {best}" + (f"; at an end of the grid: {ends}" if ends else "; none at an end of the grid")
+    return {"rates": best, "validation": validation, "equal_rank": equal, **facts, "steps": cfg.steps, "seeds": cfg.seeds, "validation_windows": 4 * cfg.heldout_windows, "config": dataclasses.asdict(cfg), "summary": [line]}
 
 
 def train(cfg: EntanglementConfig, device: torch.device, text: str | None, ranks: tuple[int, ...], alphas: tuple[float, ...], steps: int | None) -> dict:
-    """Winners at scale cpu; then scale gpu: search, four arms, untrained partners, ranks, alphas, attention."""
+    """Scale gpu: search, four arms, untrained partners, ranks, alphas, attention."""
     torch.set_float32_matmul_precision("high")
     began, out, lines = time.perf_counter(), {}, []
-    small = EntanglementConfig.preset("cpu", **({"text": text} if text else {}))
-    trial, facts = experiment_of(small, device)
-    best, searched, _ = winners(trial, small, (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2, 6.4e-2))
-    out["cpu_winners"] = {"rates": best, "validation": searched, **facts, "steps": small.steps}
-    lines.append(f"learning rates at scale cpu ({facts['base']}, {small.steps} steps): {best}")
-    print(lines[-1], flush=True)
-
     if text:
         cfg = cfg.replace(text=text)
     if steps:
         cfg = cfg.replace(steps=steps, warmup=min(cfg.warmup, steps // 4), records=tuple(sorted({r for r in cfg.records if r < steps} | {steps})))
     trial, facts = experiment_of(cfg, device)
     base_loss = float(trial.score()[0])
-    rates, searched, equal = winners(trial, cfg, cfg.lr_grid)
+    rates, searched, equal = winners(trial, cfg, cfg.lr_grid or GRID)
     print("learning rates at scale gpu:", rates, f"{time.perf_counter() - began:.0f} s", flush=True)
     arms = {n: trial.run(m, rates[n], r=r, name=n, progress=False) for n, (m, r) in {"full": ("full", None), "lora": ("lora", None), "mps": ("mps", None), "equal": ("lora", equal)}.items()}
     g = torch.Generator().manual_seed(1)
@@ -201,7 +212,7 @@ def train(cfg: EntanglementConfig, device: torch.device, text: str | None, ranks
     states = {"base": trial.attention(), **{n: trial.attention(arms[n]) for n in ("lora", "full", "random")}}
     report = no_hair_report(states)
     out["no_hair"] = {part: {m: v.tolist() for m, v in getattr(report, part).items()} for part in ("pair", "seeds", "control", "base")}
-    lines.append("relative distance of attention outputs: " + ", ".join(f"{words} {report_part['output'].mean():.3f}" for words, report_part in (("lora-full", report.pair), ("seed-seed", report.seeds), ("lora-random", report.control), ("lora-base", report.base))))
+    lines.append("relative distance of attention outputs at the end of training: " + ", ".join(f"{words} {report_part['output'].mean():.3f}" for words, report_part in (("lora-full", report.pair), ("seed-seed", report.seeds), ("lora-random", report.control), ("lora-base", report.base))))
     out["attention_entropy"] = {n: s.entropy.tolist() for n, s in states.items()}
     wide = trial.attention(arms["lora"], length=cfg.scaling_length).weights.cpu()
     sizes = tuple(round(16 * 2 ** (k / 2)) for k in range(2 * round(math.log2(cfg.scaling_length / 16)) + 1))
@@ -218,7 +229,7 @@ def train(cfg: EntanglementConfig, device: torch.device, text: str | None, ranks
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--out", default=None, help="folder of the result file (default benchmarks/results)")
-    ap.add_argument("--part", choices=("profiles", "train", "all"), default=None, help="default: profiles on a CPU, all on a GPU")
+    ap.add_argument("--part", choices=("profiles", "rates", "train", "all"), default=None, help="default: profiles on a CPU, all on a GPU")
     ap.add_argument("--text", default=None, help=".jsonl file to fine-tune on (default: the interpreter's language reference)")
     ap.add_argument("--steps", type=int, default=None, help="training steps of the experiment at scale gpu")
     ap.add_argument("--scale", default="gpu", help="preset of the experiment")
@@ -234,10 +245,15 @@ def main() -> None:
     gpu = torch.cuda.is_available()
     device, tag = torch.device("cuda", 0) if gpu else torch.device("cpu"), "gpu" if gpu else "cpu"
     part = a.part or ("all" if gpu else "profiles")
+    if not gpu:
+        torch.set_num_threads(1)  # thin and dense alike: the ratio should not depend on the number of cores
     if part in ("profiles", "all"):
         r, s = profiles(device), step_against_peft(device)
         r |= {k: v for k, v in s.items() if k != "summary"} | {"summary": r["summary"] + s["summary"]}
         print("saved", save_result(f"entanglement_{tag}", r, folder=a.out, device=device), *r["summary"], sep="\n")
+    if part == "rates":
+        r = rates_of_cpu(device, a.text)
+        print("saved", save_result("entanglement_rates", r, folder=a.out, device=device), *r["summary"], sep="\n")
     if part in ("train", "all"):
         r = train(EntanglementConfig.preset(a.scale), device, a.text, tuple(a.ranks), tuple(a.alphas), a.steps)
         print("saved", save_result(f"entanglement_{tag}_train", r, folder=a.out, device=device), *r["summary"], sep="\n")

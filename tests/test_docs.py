@@ -40,3 +40,18 @@ def test_references_citations_and_links_without_a_target_are_seen(tmp_path):
     assert docs_gate.CITATION.findall("As [@welch1974, p. 3] shows; mail a@b.org is none.") == ["welch1974"]
     assert docs_gate.link_faults("[x](missing.ipynb)", "page", tmp_path / "page.ipynb")
     assert docs_gate.link_faults("![](picture.png)", "page", tmp_path / "page.ipynb")
+
+
+def test_the_footer_carries_version_and_commit(tmp_path):
+    """Every page that has the footer of `_quarto.yml` is stamped, once; others are left alone."""
+    import build_docs
+    assert build_docs.FOOTER in (docs_gate.ROOT / "_quarto.yml").read_text(encoding="utf-8")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "page.html").write_text(f"<footer>{build_docs.FOOTER}</footer>", encoding="utf-8")
+    (tmp_path / "plain.html").write_text("<p>no footer</p>", encoding="utf-8")
+    assert build_docs.stamp(tmp_path, "0.1.0", "abcdef0123") == 1
+    assert "atomsnb 0.1.0, commit abcdef0123" in (tmp_path / "a" / "page.html").read_text() and "Colab" not in (tmp_path / "a" / "page.html").read_text()
+    (tmp_path / "cli.html").write_text(build_docs.FOOTER, encoding="utf-8")
+    build_docs.stamp(tmp_path, "0.1.0", "abcdef0123")
+    assert "colab.research.google.com/github/atomsnb/atomsnb/blob/main/nbs/cli.ipynb" in (tmp_path / "cli.html").read_text()
+    assert (tmp_path / "plain.html").read_text() == "<p>no footer</p>"

@@ -53,7 +53,7 @@ class Paper:
     part: str
     """Part of the house, the first half of `room`."""
     status: str
-    """`landed` or `planned`."""
+    """`landed`, `draft` (begun: a notebook is there, its claims are not measured yet) or `planned`."""
 
     @property
     def module(self) -> str:
