@@ -84,6 +84,24 @@ def test_whitening_undoes_itself_and_centres_on_request():
     assert AtomicInnerProduct.fit(m).whiten(m.float()).dtype == torch.float32
 
 
+def test_the_ridge_is_a_share_of_the_moment_and_so_has_no_unit():
+    """Activations in another unit: the metric changes by the square of the unit, ridge or not."""
+    m = gaussian(300, 5) @ torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=torch.float64))
+    one, other = AtomicInnerProduct.fit(m, ridge=0.3), AtomicInnerProduct.fit(7 * m, ridge=0.3)
+    assert torch.allclose(one.metric / 49, other.metric, rtol=1e-10)
+
+
+def test_a_lone_sparsest_sample_decides_where_the_quantiles_cross():
+    """One sample with one atom, the rest with five, and a single pair of atoms below 1 / 9: both quantiles meet at zero, at K = 1, and denser samples do not move it."""
+    D = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
+    report = stability(D, torch.tensor([1, 5, 5, 5]))
+    assert (report.q_star, report.k_q) == (0.0, 1)
+
+
+def test_on_a_line_there_are_no_random_directions_to_compare_with():
+    assert stability(torch.tensor([[1.0, -2.0, 3.0]]), torch.tensor([1, 1, 2])).random_baseline == 0.0
+
+
 def test_the_ridge_opens_a_singular_moment():
     few = gaussian(4, 9)
     assert torch.isfinite(AtomicInnerProduct.fit(few, ridge=1e-3).metric).all()

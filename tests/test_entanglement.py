@@ -502,3 +502,24 @@ def test_the_base_model_is_a_shipped_one_or_a_folder_of_transformers(tmp_path):
         E.base_model(str(tmp_path))
     with pytest.raises(ModelNotFoundError, match="no-such-model"):
         E.base_model("nobody/no-such-model")
+
+
+@pytest.mark.parametrize("name, column", [("constant", None), ("log", np.log), ("loglog", lambda x: np.log(np.log(x)))])
+def test_a_scaling_law_is_a_linear_regression_and_its_criterion_the_corrected_one(name, column):
+    """The laws that are linear in their parameters against numpy's least squares and the textbook's formulas; the interval against scipy's regression."""
+    from scipy.stats import linregress
+    from scipy.stats import t as student
+    x = np.array([8, 16, 32, 64, 128, 256, 512], dtype=float)
+    y = 1.3 + 0.4 * np.log(x) + 0.02 * np.cos(x)
+    design = np.ones((len(x), 1)) if column is None else np.stack([np.ones_like(x), column(x)], 1)
+    solution, *_ = np.linalg.lstsq(design, y, rcond=None)
+    rss, k, n = float(((design @ solution - y) ** 2).sum()), design.shape[1] + 1, len(x)
+    fit = E.scaling_fits(x.astype(int).tolist(), y)[name]
+    assert np.allclose(fit.parameters, solution, rtol=1e-6)
+    assert fit.aic == pytest.approx(n * math.log(rss / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1), abs=1e-6)
+    if column is None:
+        assert fit.interval is None
+    else:
+        line = linregress(column(x), y)
+        half = student.ppf(0.975, n - 2) * line.stderr
+        assert fit.interval == pytest.approx((line.slope - half, line.slope + half), rel=1e-5)
