@@ -8,7 +8,8 @@ from pathlib import Path
 from atomsnb.core.ledger import load_ledger, stale
 
 ROOT = Path(__file__).resolve().parents[2]
-FIELDS = ("commit", "config_hash", "code_hash", "seeds", "device", "threads", "versions", "wall_s", "peak_mb", "date")
+# seeds are not among them: a record without any says that nothing was drawn
+FIELDS = ("commit", "config_hash", "code_hash", "device", "threads", "versions", "wall_s", "peak_mb", "date")
 
 
 def measure(share: float = 1.0) -> dict:
