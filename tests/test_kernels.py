@@ -1,17 +1,14 @@
 """Laws of the threshold autoencoder's loss, its kernels (in Triton's interpreter), its optimiser, and the Gram histogram."""
 import copy
 import math
-import os
 import pickle
-import subprocess
-import sys
-import textwrap
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreter import interpret
 from torch import nn
 
 from atomsnb.core.bench import load_result
@@ -134,15 +131,6 @@ def test_kernels_on_a_cpu_are_refused_with_the_remedy():
 
 
 # ---- the kernels, in the interpreter
-
-def interpret(tmp_path, program):
-    pytest.importorskip("triton")
-    path = tmp_path / "program.py"
-    path.write_text(textwrap.dedent(program))
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=200, env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "ATOMSNB_PROGRESS": "0"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
 
 def test_fused_loss_equals_float64_in_every_regime(tmp_path):
     out = interpret(tmp_path, """

@@ -19,7 +19,7 @@ def stored(page: str) -> str:
     ("papers.ipynb", [papers_table(ROOT, part) for part in dict.fromkeys(p.part for p in papers())]),
     ("claims.ipynb", [claims_table(ROOT), verdict_filter(ROOT)]),
     ("reliability.ipynb", [reliability_table(ROOT)]),
-    ("index.ipynb", [claims_table(ROOT, scales=("cpu",), of_papers_only=True, decided_only=True, brief=True), reliability_table(ROOT, measured_only=True)]),
+    ("index.ipynb", [papers_table(ROOT, landed_only=True), claims_table(ROOT, scales=("cpu",), certainties=("paper",), decided_only=True, brief=True), reliability_table(ROOT, measured_only=True)]),
 ], ids=["papers", "claims", "reliability", "front page"])
 def test_a_page_shows_what_the_files_say(page, views):
     text = stored(page)
@@ -54,3 +54,5 @@ def test_a_torn_table_is_refused():
         papers_table(ROOT, "quantumm")
     with pytest.raises(ValueError, match="scales"):
         claims_table(ROOT, scales=("laptop",))
+    with pytest.raises(ValueError, match="certainties"):
+        claims_table(ROOT, certainties=("rumour",))

@@ -9,6 +9,7 @@ import scipy.linalg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from interpreter import interpret
 
 from atomsnb.kernels import launch
 from atomsnb.kernels.pauli import Fused, fuse_strings, parity_signs, reference_rotate, rotate_, rotations_gradient, undo_
@@ -215,15 +216,6 @@ def test_a_layer_of_zx_is_one_group():
 
 
 # ---- the kernels, in the interpreter
-
-def interpret(tmp_path, program):
-    pytest.importorskip("triton")
-    path = tmp_path / "program.py"
-    path.write_text(textwrap.dedent(program))
-    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "ATOMSNB_PROGRESS": "0"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
 
 def test_rotation_kernels_equal_double_precision_in_every_mode(tmp_path):
     """Diagonal, bit 0 alone, pairs with and without bit 0; even and odd; one string and several; complex64 against complex128."""

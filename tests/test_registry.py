@@ -291,6 +291,19 @@ def test_a_shipped_model_is_found_by_name(saved, tmp_path, monkeypatch):
         load_weights("tiny")
 
 
+def test_a_damaged_file_beside_it_stops_a_model_from_shipping(saved, tmp_path):
+    """A new manifest hashes everything anew, and would vouch for what was damaged before."""
+    root = tmp_path / "weights"
+    ship(saved, root=root)
+    before = (root / "manifest.json").read_bytes()
+    (root / "tiny" / "card.json").write_text("{}")
+    with pytest.raises(WeightsError, match="card.json"):
+        ship(saved, "other", root=root)
+    assert not (root / "other").exists() and (root / "manifest.json").read_bytes() == before
+    ship(saved, root=root)  # its own folder is replaced, and may be damaged
+    assert (root / "tiny" / "card.json").read_text() != "{}"
+
+
 def test_a_damaged_or_too_large_model_does_not_ship(saved, tmp_path, monkeypatch):
     root = tmp_path / "weights"
     root.mkdir()

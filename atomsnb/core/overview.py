@@ -106,7 +106,7 @@ def _said(counts: dict[str, int]) -> str:
     return ", ".join(f"{counts[v]} {short}" for v, short in SHORT.items() if v in counts)
 
 
-def papers_table(root: Path, part: str | None = None) -> str:
+def papers_table(root: Path, part: str | None = None, landed_only: bool = False) -> str:
     """The papers of one part, or all, as a Markdown table: title, year, arXiv, status, scales run and verdicts.
 
     Parameters
@@ -115,6 +115,8 @@ def papers_table(root: Path, part: str | None = None) -> str:
         A checkout.
     part : str, optional
         A part of the house, such as "quantum".
+    landed_only : bool, default False
+        Leave out what is planned or begun.
 
     Raises
     ------
@@ -125,7 +127,7 @@ def papers_table(root: Path, part: str | None = None) -> str:
         check_choice(part, "part", sorted({p.part for p in papers()}))
     counts, rows = verdict_counts(root), []
     for paper in papers():
-        if part in (None, paper.part):
+        if part in (None, paper.part) and (paper.status == "landed" or not landed_only):
             title = f"[{table_cell(paper.title)}]({_page(paper.room)})" if paper.status != "planned" else table_cell(paper.title)
             verdicts = "; ".join(f"{scale}: {_said(c)}" for scale, c in counts.get(paper.room, {}).items())
             rows.append((title, str(paper.year), f"[{paper.arxiv}](https://arxiv.org/abs/{paper.arxiv})", f"`{paper.room}`", paper.status, verdicts or "–"))
@@ -143,7 +145,7 @@ def _theirs(record: dict) -> str:
     return show_number(record["paper_value"]) + unit + CERTAINTY[record["source_certainty"]]
 
 
-def claims_table(root: Path, scales: Sequence[str] = SCALES, of_papers_only: bool = False, decided_only: bool = False, brief: bool = False) -> str:
+def claims_table(root: Path, scales: Sequence[str] = SCALES, certainties: Sequence[str] = tuple(CERTAINTY), decided_only: bool = False, brief: bool = False) -> str:
     """Committed claims as a Markdown table.
 
     Parameters
@@ -152,8 +154,8 @@ def claims_table(root: Path, scales: Sequence[str] = SCALES, of_papers_only: boo
         A checkout.
     scales : sequence of {"cpu", "gpu", "full"}
         Which ledgers to read.
-    of_papers_only : bool, default False
-        Only claims that a paper makes (`source_certainty` is "paper", "secondary" or "known"), not what was derived or added here.
+    certainties : sequence of {"paper", "secondary", "known", "derived", "ours"}
+        Only claims whose source is that certain; "paper" is what was read in the paper itself.
     decided_only : bool, default False
         Leave out what the scale could not test.
     brief : bool, default False
@@ -167,12 +169,13 @@ def claims_table(root: Path, scales: Sequence[str] = SCALES, of_papers_only: boo
     Raises
     ------
     ValueError
-        An unknown scale.
+        An unknown scale or certainty.
     """
     scales, rows = [check_choice(s, "scales", SCALES) for s in scales], []
+    certainties = [check_choice(c, "certainties", list(CERTAINTY)) for c in certainties]
     columns = (0, 2, 3, 4, 6, 7) if brief else range(8)
     for room, scale, r in _records(Path(root), scales):
-        if (of_papers_only and r["source_certainty"] not in ("paper", "secondary", "known")) or (decided_only and r["verdict"] == "not testable here"):
+        if r["source_certainty"] not in certainties or (decided_only and r["verdict"] == "not testable here"):
             continue
         ours = [median_and_range(r[name]) for name in ("ours", "peer", "control")]
         verdict = f'<span class="v-{r["verdict"].replace(" ", "-")} s-{scale}">{r["verdict"]}</span>'

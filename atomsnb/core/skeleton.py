@@ -102,10 +102,11 @@ def add_paper(room: str, root: str | os.PathLike) -> list[Path]:
     entries, changed = re.subn(rf'(room = "{re.escape(paper.room)}"[^\[]*?status = )"planned"', r'\1"draft"', listing.read_text(encoding="utf-8"))
     if changed != 1:
         raise UsageError(f"{paper.room} is {paper.status}, not planned; its notebook is missing from this checkout")
+    sidebar = _in_sidebar(site.read_text(encoding="utf-8"), paper)
     notebook.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(notebook, nbformat.writes(skeleton(paper)) + "\n")
     atomic_write(listing, entries)
-    atomic_write(site, _in_sidebar(site.read_text(encoding="utf-8"), paper))
+    atomic_write(site, sidebar)
     return [notebook, listing, site]
 
 

@@ -135,9 +135,11 @@ class TransformersFace:
 
     def _masks(self, mask: Tensor | None, places: Tensor, batch: int, new: int, cache: KVCache | None) -> Any:
         """What the model's `attention_mask` has to be."""
-        if mask is None:
-            return None
         past = 0 if cache is None else cache.length
+        if mask is None:
+            if cache is not None or new == 1 or bool((places.diff(dim=1) == 1).all()):
+                return None
+            mask = torch.ones(new, new, dtype=torch.bool, device=places.device).tril()  # else transformers would take the jumps for the beginnings of separate texts
         mask, hides = read_mask(mask, batch, new, past)
         own = torch.eye(past + new, dtype=torch.bool, device=mask.device)[past:]
         if hides:

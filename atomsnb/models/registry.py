@@ -396,7 +396,7 @@ def ship(folder: str | Path, name: str | None = None, *, root: str | Path | None
     Raises
     ------
     WeightsError
-        The folder is damaged.
+        The folder is damaged, or a file that ships already.
     ValueError
         A file, or all together, would be larger than a repository should carry.
     """
@@ -408,6 +408,9 @@ def ship(folder: str | Path, name: str | None = None, *, root: str | Path | None
     old = sum(p.stat().st_size for p in target.rglob("*") if p.is_file() and p.parent != target / name)
     if (source / "model.safetensors").stat().st_size > FILE_LIMIT or new + old > TOTAL_LIMIT:
         raise ValueError(f"{name} would add {new / 2**20:.1f} MiB to {old / 2**20:.1f}; accepted: weight files of at most {FILE_LIMIT >> 20} MiB and {TOTAL_LIMIT >> 20} MiB in all")
+    known = read_manifest(target) if (target / MANIFEST).is_file() else {}
+    for old_file in known:  # what lies there is hashed anew below, so it is compared first
+        if not old_file.startswith(f"{name}/"): _verified(target, old_file, known)
     for file in files: atomic_write(target / name / file, (source / file).read_bytes())
     write_manifest(target)
     return target / name
