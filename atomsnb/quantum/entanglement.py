@@ -63,8 +63,8 @@ class EntanglementConfig(FineTuningConfig):
     PRESETS: ClassVar[dict[str, dict]] = {
         "cpu": {},
         "gpu": dict(
-            seeds=5, base="code-lm", window=256, batch=8, steps=600, warmup=30, records=(1, 5, 10, 20, 40, 70, 100, 150, 200, 300, 400, 500, 600), rank=16, alpha=32.0, chi=8,
-            lr_grid=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2), heldout_windows=128, attention_windows=8, attention_length=256, scaling_length=512,
+            seeds=5, base="code-lm", window=256, batch=8, steps=400, warmup=20, records=(1, 5, 10, 20, 40, 70, 100, 150, 200, 300, 400), rank=16, alpha=32.0, chi=8,
+            lr_grid=(1e-3, 3e-3, 1e-2, 3e-2), heldout_windows=128, attention_windows=8, attention_length=256, scaling_length=512,
         ),  # fmt: skip
         "full": dict(
             base="meta-llama/Llama-3.2-1B", text="tulu3.jsonl", window=1024, batch=4, steps=1200, warmup=60, records=(1, 10, 100, 400, 800, 1200), rank=256, alpha=512.0, chi=32,
