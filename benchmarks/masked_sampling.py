@@ -80,7 +80,7 @@ def scene(name, device, dtype, pairs):
     plain = lambda: plain_loop(model, ids, mask, prompt, steps, block, temperature, g)  # noqa: E731
     ours = lambda: sample(model, prompt=given, length=answer, steps=steps, block=block, temperature=temperature, generator=g, mask_id=mask, end_id=end_id)  # noqa: E731
     done = ours()
-    same = bool(torch.equal(done.ids[:, : prompt + compared], plain()[:, : prompt + compared])) if temperature == 0 else None
+    same = bool(torch.equal(done.ids[:, : prompt + compared].cpu(), plain()[:, : prompt + compared].cpu())) if temperature == 0 else None  # `sample` hands its texts back on the CPU
     contenders = {"plain": plain, "ours": ours}
     if device.type == "cpu":
 

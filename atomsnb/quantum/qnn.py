@@ -86,7 +86,7 @@ class QNNConfig(Config):
 
     PRESETS: ClassVar[dict[str, dict]] = {
         "cpu": {},
-        "gpu": dict(seeds=5, pairs=tuple(f"{a}-{b}" for a in range(10) for b in range(a + 1, 10)), steps=1000, mix_pixels=12, mix_layers=6, mix_steps=80, label_bits=11, parity_runs=50, parity_steps=4000,
+        "gpu": dict(seeds=5, pairs=tuple(f"{a}-{b}" for a in range(10) for b in range(a + 1, 10)), steps=1000, mix_pixels=11, mix_layers=6, mix_steps=60, label_bits=11, parity_runs=50, parity_steps=4000,
                     train_states=(10, 30, 100, 300, 1000, 3000), test_states=5000, cost_qubits=(4, 6, 8, 10, 12, 14, 16, 18, 20)),  # fmt: skip
         "full": dict(seeds=3, images="mnist", pairs=("3-6",), steps=1000, mix_pixels=16, mix_layers=6, mix_steps=200),
     }
