@@ -92,7 +92,7 @@ def operator_step(points: int, modes: int, width: int, layers: int, batch: int, 
     if "neuraloperator" in nets:
         with torch.no_grad():
             row["error"] = float((ours(x) - nets["neuraloperator"](x)).norm() / nets["neuraloperator"](x).norm())
-        assert row["error"] < 1e-4, row  # float32, other orders of summation
+        assert row["error"] < 1e-4, row  # float32 products, other orders of summation
     steps = {name: stepper(torch.compile(net) if name.endswith("compiled") else net, x, y) for name, net in nets.items()}
     try:
         steps["ours, compiled"]()

@@ -77,11 +77,14 @@ def quadrature_weights(x: Float[Tensor, "n *d"], rule: str = "trapezoid", *, dom
 
 def _delaunay(x: Tensor) -> Tensor:
     """A third of the area of every triangle at each of its corners."""
-    from scipy.spatial import Delaunay
+    from scipy.spatial import Delaunay, QhullError
 
     if x.ndim != 2 or x.shape[1] != 2 or len(x) < 3:
         raise ValueError(f"x has shape {tuple(x.shape)}; rule='delaunay' accepts (n, 2) with n >= 3")
-    mesh = Delaunay(x.detach().cpu().double().numpy())
+    try:
+        mesh = Delaunay(x.detach().cpu().double().numpy())
+    except QhullError:
+        raise ValueError("x: its points lie on a line, or nearly so; rule='delaunay' accepts points that span a plane") from None
     if len(mesh.coplanar):
         raise ValueError(f"x: point {int(mesh.coplanar[0, 0])} coincides with another one; accepted: distinct points")
     corners = torch.as_tensor(mesh.simplices, dtype=torch.int64, device=x.device)

@@ -118,6 +118,8 @@ class KernelIntegral(nn.Module):
                 raise ValueError(f"radius={self.radius:.4g} is below the spacing: point {int((far.amin(1) >= 1).nonzero()[0])} of y has no neighbour; accepted: a larger radius or more points")
             share = share * ((1 - far**2).clamp_min(0) ** 2 if self.smooth else (far < 1).to(share))
         if self.average:
+            if bool((share.sum(1) <= 0).any()):
+                raise ValueError(f"w is zero at every neighbour of point {int((share.sum(1) <= 0).nonzero()[0])} of y, so there is no mean; accepted: positive weights around every point")
             share = share / share.sum(1, keepdim=True)
         values = self._values(x, y)
         if values.ndim == 2:
@@ -207,7 +209,7 @@ class FunctionNorm(nn.Module):
     affine : bool, default True
         Learn a factor and a shift for each channel.
     eps : float, default 1e-5
-        Added to the variance.
+        Added to the variance; with 0 a constant channel becomes zero.
     """
 
     def __init__(self, channels: int, groups: int | None = None, *, affine: bool = True, eps: float = 1e-5) -> None:
@@ -227,7 +229,7 @@ class FunctionNorm(nn.Module):
         share = share if w is None else (share / share.sum(-1, keepdim=True)).reshape(-1, 1, 1, g.shape[-1])
         mean = (g * share).sum(-1, keepdim=True).mean(2, keepdim=True)
         var = ((g - mean) ** 2 * share).sum(-1, keepdim=True).mean(2, keepdim=True)
-        out = ((g - mean) / (var + self.eps).sqrt()).flatten(1, 2).unflatten(-1, f.shape[2:])
+        out = ((g - mean) / (var + self.eps).clamp_min(torch.finfo(f.dtype).tiny).sqrt()).flatten(1, 2).unflatten(-1, f.shape[2:])
         if self.weight is None or self.bias is None:
             return out
         shape = (-1, *(1,) * (f.ndim - 2))

@@ -449,8 +449,10 @@ class PeriodicField:
         """lambda_k for k from -K to K along each axis, float64."""
         k = torch.arange(-self.modes, self.modes + 1, dtype=torch.float64)
         square = k**2 if self.dim == 1 else k[:, None] ** 2 + k[None, :] ** 2
-        power = (4 * math.pi**2 * square + self.tau**2) ** -self.alpha
-        power = torch.where(square == 0, 0.0 if self.zero_mean else 1.0, 1.0) * power
+        base, used = 4 * math.pi**2 * square + self.tau**2, (square > 0) | (not self.zero_mean)
+        if self.sigma is None:
+            base = base / base[used].min()  # the sum is one anyway, and a steep spectrum would underflow
+        power = used * base**-self.alpha
         return power / power.sum() if self.sigma is None else power * self.sigma**2
 
     def sample(self, n: int, resolution: int, *, seed: int = 0, dtype: torch.dtype = torch.float64, device: Any = None) -> Shaped[Tensor, "n *size"]:

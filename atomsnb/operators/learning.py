@@ -58,6 +58,8 @@ class OperatorData:
 
 def stack_data(parts: Sequence[OperatorData]) -> OperatorData:
     """Data of several copies (seeds) side by side; cut to the length of the shortest."""
+    if not parts:
+        raise ValueError("parts is empty; accepted: at least one OperatorData")
     n = min(len(part) for part in parts)
     shared = parts[0].aligned
     return OperatorData(torch.stack([d.u[:n] for d in parts]), torch.stack([d.y if shared else d.y[:n] for d in parts]), torch.stack([d.s[:n] for d in parts]), shared, sum(d.dropped for d in parts))

@@ -165,7 +165,7 @@ def ridge(
     share, best = left.T @ (S - centre), None
     for value in penalties:
         price = check_number(value, "penalties", minimum=0, open_min=True) * float(size[0]) ** 2
-        matrix = right.T @ ((size / (size**2 + price))[:, None] * share)
+        matrix = right.T @ (torch.where(size > 0, size / (size**2 + price), 0.0)[:, None] * share)  # equal inputs tell nothing: zero, not 0 / 0
         found = LinearOperator(matrix, centre - mean @ matrix, value)
         error = float((found(V) - W).square().mean())
         if best is None or error < best[0]:

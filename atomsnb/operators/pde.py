@@ -178,10 +178,12 @@ def _if_rk4(v: Tensor, nonlinear: Callable[[Tensor], Tensor], half: Tensor, tau:
     return half**2 * (v + tau / 6 * k1) + tau / 3 * half * (k2 + k3) + tau / 6 * k4
 
 
-def _admissible(speed: float, resolution: int, T: float, steps: int | None) -> int:
-    """The number of steps: half the limit of stability by default; a given number that exceeds the limit is refused."""
+def _admissible(speed: float, resolution: int, T: float, steps: int | None, name: str = "u") -> int:
+    """The number of steps: half the limit of stability by default, up to a million; a given number that exceeds the limit is refused."""
     limit = max(1, math.ceil(T * 2 * math.pi * (resolution // 3) * speed / (2 * math.sqrt(2))))
     if steps is None:
+        if limit > 500_000:
+            raise ValueError(f"{name}: the fastest point moves at {speed:.3g}, which needs {2 * limit:.1e} steps of {T / (2 * limit):.1e}; accepted: smaller values, a shorter T or a coarser grid, or steps={2 * limit} if that is meant")
         return max(2 * limit, 8)
     if check_int(steps, "steps", minimum=1) < limit:
         raise ValueError(f"steps={steps} is unstable: the fastest point moves at {speed:.3g}; accepted: steps >= {limit} (time step <= {T / limit:.3g})")
@@ -342,7 +344,7 @@ def navier_stokes(
             raise ValueError(f"{name} has a mean of up to {float(field.mean((-2, -1)).abs().max()):.3g}; accepted: zero mean, since vorticity on a torus integrates to zero")
     top = lambda w: sum(float(v.abs().max()) for v in velocity(w))  # noqa: E731  (both axes can carry a wave)
     part = T / snapshots
-    count = _admissible(top(omega) + T * top(force), size, part, steps)
+    count = _admissible(top(omega) + T * top(force), size, part, steps, "omega")
     tau = part / count
     kx, ky, square, keep = _wave_numbers(size, omega)
     half, drive = torch.exp(-nu * square * tau / 2), torch.fft.rfft2(force) * keep
