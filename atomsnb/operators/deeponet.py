@@ -318,7 +318,7 @@ def refit_branch(model: DeepONet, data: OperatorData, *, penalty: float = 1e-9) 
     Raises
     ------
     ValueError, TypeError
-        A stacked network, one without biases or with several outputs, triples instead of aligned data, a penalty that is not positive, a trunk or branch that is zero throughout.
+        A stacked network, one without biases or with several outputs, triples instead of aligned data, a penalty that is not positive.
     """
     check_number(penalty, "penalty", minimum=0, open_min=True)
     if model.stacked or model.out_dim > 1 or not len(model.branch.biases):
@@ -342,9 +342,7 @@ def refit_branch(model: DeepONet, data: OperatorData, *, penalty: float = 1e-9) 
             S = S - base
         (lh, Uh), (lt, Ut) = (torch.linalg.eigh(M.transpose(1, 2) @ M) for M in (H, T))
         power = lh.clamp_min(0)[:, :, None] * lt.clamp_min(0)[:, None, :]
-        if not bool((power.amax((1, 2)) > 0).all()):
-            raise ValueError("model: its trunk is zero at every place, or its hidden branch at every function; there is nothing that a last layer could fit")
-        inner = Uh.transpose(1, 2) @ (H.transpose(1, 2) @ S @ T) @ Ut / (power + penalty * power.amax((1, 2), keepdim=True))
+        inner = Uh.transpose(1, 2) @ (H.transpose(1, 2) @ S @ T) @ Ut / (power + penalty * power.amax((1, 2), keepdim=True)).clamp_min(torch.finfo(power.dtype).tiny)  # zero where trunk or branch is
         W = Uh @ inner @ Ut.transpose(1, 2)
         model.branch.weights[last].copy_(W[:, :-1])
         model.branch.biases[last].copy_(W[:, -1:])
