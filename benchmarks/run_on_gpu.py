@@ -72,7 +72,8 @@ def write_activations(scale: str, changes: dict, path: Path) -> None:
 
 def execute(notebook: Path, parameters: dict) -> list:
     """Run the code cells of a notebook in one namespace, parameters set after the cell that declares them; CPU seconds of each."""
-    names, spent = {"__name__": "__main__"}, []
+    module = sys.modules["notebook_page"] = types.ModuleType("notebook_page")  # a module that can be found by its name, which torch.compile asks for
+    names, spent = module.__dict__, []
     for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):
         if cell["cell_type"] != "code":
             continue

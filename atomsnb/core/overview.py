@@ -229,7 +229,7 @@ FIGURES = (
     Figure("R3", "bad inputs refused by the argument's name", "≥ 95 %, no silent NaN", _SUITE + "r3_bad_inputs"),
     Figure("R4", "kill −9 at a random step, then resume", "20 of 20 bit-exact on CPU", _SUITE + "r4_kill_and_resume"),
     Figure("R5", "kill −9 or a full disk during a save", "60 of 60 leave a loadable checkpoint", _SUITE + "r5_kill_during_save"),
-    Figure("R6", "the same figures again, by number of threads", "equal for equal settings", "no command yet"),
+    Figure("R6", "the same figures again, by number of threads", "equal for equal settings", _SUITE + "r6_same_figures"),
     Figure("R7", "too little memory", "a message with what is needed, the process usable after", "no command yet"),
     Figure("R8", "any working directory, several at a time", "every notebook passes with identical ledgers", _SUITE + "r8_any_directory"),
     Figure("R9", "imports and notebooks without a connection", "0 attempts", _SUITE + "r9_offline"),
@@ -237,7 +237,7 @@ FIGURES = (
     Figure("R11", "faults planted in exported formulas", "≥ 90 % found by the checks", "make mutation"),
     Figure("R12", "ledger figures with full provenance, none stale", "100 %", _SUITE + "r12_provenance"),
     Figure("R13", "scripts in outputs, dead links, pictures without a description", "0", _SUITE + "r13_pages"),
-    Figure("R14", "adversarial sizes: ties, degenerate matrices, deep nesting", "a defined answer in bounded time", "no command yet"),
+    Figure("R14", "adversarial sizes: ties, degenerate matrices, deep nesting", "a defined answer in bounded time", _SUITE + "r14_adversarial_sizes"),
     Figure("R15", "the last release's notebooks and checkpoints on new code", "100 %, or a listed break", "there is no release before this one"),
 )
 
