@@ -108,7 +108,8 @@ def test_train_runs_once_per_process_under_accelerate(house, tmp_path):
         "def train(cfg, *, out, resume='auto'):\n    import torch\n    from atomsnb.core.batches import TensorBatches\n    from atomsnb.core.train import fit\n"
         "    torch.manual_seed(0)\n    model = torch.nn.Linear(2, 1)\n"
         "    history = fit(model, lambda m, b, s: (m(b) - 1).square().mean(), TensorBatches(torch.randn(16, 2), batch_size=4), steps=cfg.steps, device='cpu', checkpoint=Path(out) / 'checkpoint')\n"
-        "    print('world', torch.distributed.get_world_size(), torch.distributed.get_backend(), round(sum(p.sum().item() for p in model.parameters()), 6))\n    return history\n"))
+        "    import os\n    told = f'world {torch.distributed.get_world_size()} {torch.distributed.get_backend()} {round(sum(p.sum().item() for p in model.parameters()), 6)}\\n'\n"
+        "    os.write(1, told.encode())  # in one piece: printed words of two processes can mix\n    return history\n"))
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "ATOMSNB_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
