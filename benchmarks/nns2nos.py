@@ -42,6 +42,18 @@ def copy_weights(theirs: nn.Module, ours: FNO) -> None:
             ours.skip[i].copy_(next(theirs.fno_blocks.fno_skips[i].parameters())[..., 0])
 
 
+def equal_peer(ours: FNO, modes: int, width: int, layers: int) -> "nn.Module | None":
+    """neuraloperator's network of the same size; its weights go into ours. None where it is not installed."""
+    try:
+        from neuralop.models import FNO as Peer
+    except ImportError:
+        return None
+    torch.manual_seed(0)
+    theirs = Peer(n_modes=(2 * modes + 1, 2 * modes), in_channels=1, out_channels=1, hidden_channels=width, n_layers=layers, positional_embedding=None, use_channel_mlp=False)
+    copy_weights(theirs, ours)
+    return theirs
+
+
 def twice(h: Tensor) -> Tensor:
     """The peer's activation without a channel MLP."""
     return F.gelu(F.gelu(h))
@@ -70,14 +82,10 @@ def measure(points: int, modes: int, width: int, layers: int, batch: int, pairs:
     for layer in by_fft.spectral:
         layer.transform = "fft"
     nets = {"ours": ours, "ours, by FFT": by_fft}
-    try:
-        from neuralop.models import FNO as Peer
-    except ImportError:
+    theirs = equal_peer(ours, modes, width, layers)
+    if theirs is None:
         row["neuraloperator"] = "not measured: not installed"
     else:
-        torch.manual_seed(0)
-        theirs = Peer(n_modes=(2 * modes + 1, 2 * modes), in_channels=1, out_channels=1, hidden_channels=width, n_layers=layers, positional_embedding=None, use_channel_mlp=False)
-        copy_weights(theirs, ours)
         with torch.no_grad():
             row["error"] = float((ours(x) - theirs(x)).norm() / theirs(x).norm())
         assert row["error"] < 1e-5, row

@@ -10,8 +10,8 @@ copy rate is that traffic over the time.
 Fourier neural operator. Forward, mean square error, backward and Adam, equal sizes and equal weights, outputs compared first; `compiled` is ours under torch.compile. Outputs are compared without, and times taken with,
 PyTorch's default of rounding the operands of convolutions (the peer has some) to ten bits.
 DeepONet. One step on 10,000 functions at 10,000 places. `whole` writes the 10^8 predictions; `parts` goes through the functions in pieces and adds up gradients; `merged` never forms the
-table: with S = A C (targets of rank r, as solutions of linear problems have) the sum of squares of B T' - S is a trace of small Gram matrices. That trace is a difference of large numbers: in float32 it is good for losses above about 1e-6 of the outputs' variance,
-and a network that is better than that needs the small products in float64.
+table: with S = A C (targets of rank r, as solutions of linear problems have) the sum of squares of B T' - S is a trace of small Gram matrices. That trace is a difference of large numbers: in float32 it loses digits as the loss falls;
+`cancellation` says how many, on targets that differ from the network's own table by a given share.
 Growth. Seconds against one size at a time; the exponent is fitted to the upper half of the sizes and printed beside the predicted one.
 """
 import argparse
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from nns2nos import copy_weights, stepper, twice
+from nns2nos import equal_peer, stepper, twice
 
 from atomsnb.core.bench import ceilings, compare, save_result, synchronize
 from atomsnb.operators.deeponet import DeepONet
@@ -73,14 +73,10 @@ def operator_step(points: int, modes: int, width: int, layers: int, batch: int, 
     fast.load_state_dict(ours.state_dict())
     nets: dict[str, nn.Module] = {"ours": ours, "ours, compiled": fast}
     row: dict[str, Any] = {"points": points, "modes": modes, "width": width, "layers": layers, "batch": batch, "parameters": sum(p.numel() for p in ours.parameters())}
-    try:
-        from neuralop.models import FNO as Peer
-    except ImportError:
+    theirs = equal_peer(ours, modes, width, layers)
+    if theirs is None:
         row["neuraloperator"] = "not measured: not installed"
     else:
-        torch.manual_seed(0)
-        theirs = Peer(n_modes=(2 * modes + 1, 2 * modes), in_channels=1, out_channels=1, hidden_channels=width, n_layers=layers, positional_embedding=None, use_channel_mlp=False)
-        copy_weights(theirs, ours)
         fast.load_state_dict(ours.state_dict())
         nets["neuraloperator"] = theirs
     for net in nets.values():
@@ -169,6 +165,24 @@ def big_deeponet(functions: int, places: int, rank: int, device: torch.device, p
     return row
 
 
+def cancellation(n: int, device: torch.device) -> list[dict[str, float]]:
+    """Relative error of the float32 loss, whole and merged, against float64, as the loss falls."""
+    g, rows = torch.Generator().manual_seed(0), []
+    net = DeepONet(100).double()
+    u, y, noise = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((n, 100), (n, 1), (n, 40)))
+    with torch.no_grad():
+        branch, trunk, size = net.branch(u)[0], net.basis(y)[0, :, :, 0], float(net.grid(u, y).square().mean())
+    for share in (1e-1, 1e-2, 1e-3, 1e-4):
+        A, C = branch + share * branch.std() * noise[:, : branch.shape[1]], trunk.T.contiguous()
+        exact = float(whole(net, u, y, A, C))
+        single = DeepONet(100).to(device)
+        single.load_state_dict(net.state_dict())
+        given = [t.float().to(device) for t in (u, y, A, C)]
+        rows.append({"loss_over_square": exact / size, **{name: abs(float(way(single, *given)) / exact - 1) for name, way in (("whole", whole), ("merged", merged))}})
+        print(f"cancellation: loss {rows[-1]['loss_over_square']:.1e} of the mean square; relative error whole {rows[-1]['whole']:.1e}, merged {rows[-1]['merged']:.1e}", flush=True)
+    return rows
+
+
 def growth(device: torch.device, tiny: bool) -> dict[str, Any]:
     """Seconds of one gradient against one size at a time."""
     gpu, out = device.type == "cuda" and not tiny, {}
@@ -234,7 +248,7 @@ def main() -> None:
     except PackageNotFoundError:
         peer = "not measured: not installed"
     name, out = "operators_gpu" if gpu else "operators_cost_cpu", {"label": torch.cuda.get_device_name(device) if gpu else "one thread", "peers": {"neuraloperator": peer}}
-    jobs: dict[str, Callable[[], Any]] = {"growth": lambda: growth(device, tiny)}
+    jobs: dict[str, Callable[[], Any]] = {"cancellation": lambda: cancellation(20 if tiny else 1000, device), "growth": lambda: growth(device, tiny)}
     if gpu or tiny:
         jobs = {"flows": lambda: flows(*((6, 32, 3) if tiny else (10_000, 64, 2500)), device), "fno": lambda: [operator_step(*case, device, pairs) for case in (TINY_CASES if tiny else CASES)],
                 "deeponet": lambda: big_deeponet(*((40, 50) if tiny else (10_000, 10_000)), 20, device, pairs)} | jobs
