@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,9 @@ def _env_int(*names: str) -> int:
     return next((int(os.environ[n]) for n in names if os.environ.get(n, "").lstrip("-").isdigit()), 0)
 
 
+_in_flight: deque[Tensor] = deque(maxlen=32)      # tensors of the last collectives: see _World.settle
+
+
 class _World:
     """The processes of this run; one of them, without any library, unless a launcher started more."""
 
@@ -167,6 +171,7 @@ class _World:
         if self.accelerator is None:
             return values
         values = values.clone()
+        _in_flight.append(values)
         torch.distributed.all_reduce(values)
         return values / self.size
 
@@ -174,10 +179,21 @@ class _World:
         """The same-shaped tensor of every process, in order of rank, on each of them; on the CPU."""
         if self.accelerator is None:
             return [tensor]
-        mine = tensor.to(self.device)
+        mine = tensor.to(self.device, copy=True)
         parts = [torch.empty_like(mine) for _ in range(self.size)]
+        _in_flight.extend([mine, *parts])
         torch.distributed.all_gather(parts, mine)
-        return [part.cpu() for part in parts]
+        return [part.to("cpu", copy=True) for part in parts]
+
+    def settle(self) -> None:
+        """Wait, a second at most, until the threads of gloo have let go of the tensors of the last collectives.
+
+        They do so a moment after a collective has returned, and take the interpreter's lock for it: a thread that waits for the lock while its process ends
+        aborts it ("terminate called without an active exception").
+        """
+        end = time.monotonic() + 1.0
+        while any(sys.getrefcount(t) > 3 for t in _in_flight) and time.monotonic() < end:      # 3: the queue, `t`, the argument
+            time.sleep(1e-3)
 
 # %% ../../nbs/core/train.ipynb #cfd039d0
 EXACT = {"mps": torch.float32}          # the dtype in which losses are recorded, where float64 does not exist
@@ -391,6 +407,7 @@ def fit(
         model.train(training)
         opt.zero_grad(set_to_none=True)
         restore_rng(outside)
+        world.settle()
 
 # %% ../../nbs/core/train.ipynb #511953fe
 def _begin(run: RunState, checkpoint: Path | None, resume: str, steps: int) -> None:
