@@ -119,6 +119,46 @@ def test_faithfulness_ignores_units_and_origin(seed, scale, shift):
     assert torch.allclose(faithfulness(x, torch.stack([x, x_hat])), torch.tensor([1.0, faithfulness(x, x_hat)], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("value", [2.0, 0.1, 0.3, 1e200])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_constant_up_to_rounding_has_no_variance(value, dtype):
+    """The mean of equal numbers rounds, and so would leave a variance of about 1e-34 to divide by."""
+    x = torch.full((3, 2), min(value, torch.finfo(dtype).max / 8), dtype=dtype)
+    for constant in (x, x.nextafter(torch.tensor([[9.0, 0.0]] * 2 + [[0.0, 9.0]], dtype=dtype) * x)):
+        with pytest.raises(ValueError, match=r"\bx\b has no variance"):
+            faithfulness(constant, x)
+    x[0, 0] *= 1.001
+    assert faithfulness(x, x) == 1.0
+
+
+@pytest.mark.parametrize("power", [300, 500, 900, 1015])
+@pytest.mark.parametrize("centered", [True, False])
+def test_faithfulness_has_no_unit_where_squares_overflow(power, centered):
+    x, x_hat = gaussian(30, 4), gaussian(30, 4, seed=1)
+    assert faithfulness(x * 2.0**power, x_hat * 2.0**power, centered) == faithfulness(x, x_hat, centered)  # a power of two costs no digit
+    assert abs(faithfulness(x * 1e200, x * 0.5e200, False) - 0.75) < 1e-14
+    assert faithfulness(x, x_hat * 2.0**600, centered) == -math.inf
+
+
+def test_a_variance_that_float64_cannot_square_is_refused():
+    x = gaussian(6, 3)
+    for centered in (True, False):
+        with pytest.raises(ValueError, match=r"\bx\b"):
+            faithfulness(x * 1e-160, x * 1e-160, centered)
+        assert abs(faithfulness(x * 1e-140, x * 1e-140 / 2, False) - 0.75) < 1e-12
+    for scale in (1e-200, 1e-156, 1e200):
+        with pytest.raises(ValueError, match=r"\bacts\b"):
+            AtomicInnerProduct.fit(gaussian(40, 4) * scale)
+        with pytest.raises(ValueError, match=r"\bD\b"):
+            AtomicInnerProduct.from_dictionary(gaussian(4, 6) * scale)
+    with pytest.raises(ValueError, match="target"):
+        best_cosines(torch.eye(3), torch.full((3, 2), 1e200, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"\bx\b"):
+        ThresholdSAE.from_dictionary(torch.eye(3), 0.1).refit_support(torch.full((2, 3), 1e200, dtype=torch.float64))
+    D = gaussian(4, 6)
+    assert stability(D * 1e200, torch.tensor([1, 2])).q_star == stability(D, torch.tensor([1, 2])).q_star
+
+
 def scanned(D, l0, metric=None):
     A = unit_atoms(D, metric)
     overlaps = (A.T @ A).abs()[tuple(torch.triu_indices(D.shape[1], D.shape[1], 1))].numpy()

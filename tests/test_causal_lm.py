@@ -151,6 +151,18 @@ def test_zero_temperature_is_the_first_largest_logit():
     assert warp(torch.randn(2, 5, generator=rng()).bfloat16(), 0.5).dtype == torch.float32
 
 
+@pytest.mark.parametrize("T", [5e-324, 1e-300, 1e-46, 1e-30, 9e-10])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_at_a_tiny_temperature_the_largest_logits_share_the_mass(T, dtype):
+    z = torch.tensor([[1.0, 2.0, 0.0, 2.0], [0.0, -3.0, -4.0, -5.0], [-3e38, -2e38, 3e38, -math.inf], [0.0, 0.0, 0.0, 0.0]], dtype=dtype)
+    expected = torch.tensor([[0, 0.5, 0, 0.5], [1, 0, 0, 0], [0, 0, 1, 0], [0.25] * 4]).to(torch.promote_types(dtype, torch.float32))
+    for options in ({}, {"top_k": 2}, {"top_p": 1.0}):
+        assert torch.equal(warp(z, T, **options), expected)
+    close = torch.tensor([[0.0, -T * math.log(3)]], dtype=torch.float64)  # what lies within the temperature still shares by its odds
+    if T > 1e-307:  # a subnormal number has too few digits for the odds
+        assert torch.allclose(warp(close, T), torch.tensor([[0.75, 0.25]], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 def test_draws_follow_the_law_of_pairs():
     dice = lively(TransformerConfig(vocab_size=4, d_model=16, n_layers=1, n_heads=2, n_kv_heads=1, d_ff=16, context=8), seed=3)
     options = dict(temperature=3.0, top_k=3)

@@ -199,3 +199,120 @@ def test_a_fit_that_is_resumed_equals_one_that_was_not(tmp_path):
     again = ReLUCoder(6, 12).fit(x, checkpoint=tmp_path / "run", save_every=10, **options)
     assert again.history.resumed_from == 10
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
+
+
+# ---- the edge of the number range, and ties
+
+
+@pytest.mark.parametrize("power", [-1000, -700, 600, 1000])
+def test_the_geometry_does_not_depend_on_the_length_of_an_atom(power):
+    """Powers of two cost no digit, so what depends on directions alone is the same bit for bit, although squares overflow or vanish."""
+    D, size = gaussian(4, 6), 2.0**power
+    metric = (lambda B: B @ B.T + torch.eye(4))(gaussian(4, 4, seed=1))
+    single = torch.ones(6, dtype=torch.float64)
+    single[2] = size  # one atom alone leaves the range
+    for scaled in (D * size, D * single):
+        assert torch.equal(unit_atoms(scaled), unit_atoms(D)) and torch.equal(unit_atoms(scaled, metric), unit_atoms(D, metric))
+        assert coherence(scaled) == coherence(D) and coherence(scaled, metric) == coherence(D, metric)
+        assert spark(scaled) == spark(D) and rip_constant(scaled, 2) == rip_constant(D, 2)
+    assert abs(coherence(D * 1e200) - coherence(D)) < 1e-14 and abs(coherence(D * 1e-200) - coherence(D)) < 1e-14  # one rounding an entry
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_unit_atoms_of_every_precision_are_unit_at_both_ends(dtype):
+    kind = torch.finfo(dtype)
+    D = torch.tensor([[kind.max, kind.tiny, 1.0], [kind.max, -kind.tiny, 0.0]], dtype=dtype)
+    A = unit_atoms(D)
+    assert A.dtype == dtype and float((A.double().norm(dim=0) - 1).abs().max()) <= 2 * kind.eps  # one rounding an entry, and one of the length
+    with pytest.raises(ValueError, match=r"\bD\b.*norm zero, got 1 of 2 \(first at column 1\)"):
+        unit_atoms(torch.tensor([[kind.max, 0.0], [1.0, 0.0]], dtype=dtype))
+
+
+@pytest.mark.parametrize("atom, sample", [(600, 600), (-600, -600), (900, 10), (-300, 400), (0, -900)])
+def test_solvers_return_the_code_in_the_units_of_atoms_and_samples(atom, sample):
+    D, x = unit_atoms(gaussian(6, 9)), gaussian(3, 6, seed=4)
+    d, s = 2.0**atom, 2.0**sample
+    assert torch.equal(omp(D * d, x * s, 3), omp(D, x, 3) * 2.0 ** (sample - atom))
+    assert torch.allclose(basis_pursuit(D * d, x * s) * 2.0 ** (atom - sample), basis_pursuit(D, x), rtol=0, atol=1e-8)  # the solver's own tolerance
+    assert int(omp(D * d, 0 * x, 3).count_nonzero()) == 0 and int(basis_pursuit(D * d, 0 * x).count_nonzero()) == 0
+
+
+def test_small_samples_are_not_taken_for_zero_by_the_linear_programme():
+    """HiGHS accepts an error of 1e-7: a sample of 1e-9 would have the code zero."""
+    x = gaussian(2, 6, seed=4)
+    codes = basis_pursuit(gaussian(6, 9), x * 1e-9)
+    assert torch.allclose(codes @ gaussian(6, 9).T, x * 1e-9, rtol=0, atol=1e-15)
+
+
+def test_codes_beyond_the_range_are_refused():
+    for solver in (lambda D, x: omp(D, x, 2), basis_pursuit):
+        with pytest.raises(ValueError, match=r"\bx\b"):
+            solver(gaussian(4, 5) * 1e-200, gaussian(2, 4) * 1e200)
+    with pytest.raises(ValueError, match=r"\bx\b"):
+        omp(torch.eye(3), torch.full((1, 3), 1e200, dtype=torch.float64), 1)  # beyond float32
+    with pytest.raises(ValueError, match="high"):
+        planted_atoms(4, 8, 2, 5, high=1e300)
+    with pytest.raises(ValueError, match="low"):
+        planted_atoms(4, 8, 2, 5, low=1e-300, high=1e-300)
+    assert max_unique_sparsity(5e-324) == math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_of_equal_scores_the_lowest_indices_are_kept(dtype):
+    """Against a stable sort, on scores of few values, so that nearly every row has ties; exactly k stay where k are positive."""
+    z = torch.randint(-2, 4, (400, 30), generator=torch.Generator().manual_seed(0)).to(dtype)
+    for k in (1, 3, 7, 29, 30):
+        coder = TopKCoder(4, 30, k)
+        index = z.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+        expected = torch.zeros_like(z).scatter(-1, index, z.gather(-1, index).relu())
+        y = z.clone().requires_grad_()
+        kept = coder.activate(y)
+        assert torch.equal(kept, expected) and bool((kept > 0).sum(-1).eq((z > 0).sum(-1).clamp(max=k)).all())
+        kept.sum().backward()
+        assert torch.equal(y.grad, (expected > 0).to(dtype))
+    assert TopKCoder(4, 64, 3).activate(torch.ones(2, 64)).nonzero()[:, 1].tolist() == [0, 1, 2] * 2
+
+
+def test_both_ways_of_keeping_the_largest_agree_bit_for_bit():
+    """A GPU takes the way without a question to the device, a CPU only where there are ties."""
+    from atomsnb.nn.sparse_coders import _first_k
+    z = torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    for k in (1, 5, 40):
+        assert torch.equal(_first_k(z, z.topk(k).values[:, -1:], k), TopKCoder(4, 40, k).activate(z))
+    z[3, 7] = math.nan
+    assert bool(_first_k(z, z.topk(5).values[:, -1:], 5)[3].isnan().any()), "a NaN that is hidden would not stop the training"
+
+
+def test_a_sample_at_the_mean_starts_from_a_random_direction():
+    x = torch.zeros(3, 16)
+    x[0, 0], x[1, 0] = 1.0, -1.0
+    coder, again = TopKCoder(16, 6, 1), TopKCoder(16, 6, 1)
+    for c in (coder, again):
+        c.start_from(x)
+    rows = coder.dictionary.T
+    assert torch.equal(rows, again.dictionary.T) and float((rows.norm(dim=-1) - 1).abs().max()) < 1e-6
+    free = rows[rows[:, 0].abs() < 0.9]  # the others lie along the first axis, but for the jitter
+    assert len(free) == 2 and float((free[0] @ free[1]).abs()) < 0.9  # the third point is drawn twice, each time with a direction of its own
+    coder.fit(x, l0=1.0, steps=5, batch_size=3, device="cpu", progress=False)
+    assert all(bool(torch.isfinite(p).all()) for p in coder.parameters())
+
+
+@pytest.mark.parametrize("power", [-100, 100])
+def test_training_has_no_unit_at_the_edge_of_the_range(power):
+    x, s = planted_atoms(6, 8, 2, 200).acts, 2.0**power
+    options = dict(l0=2.0, steps=20, batch_size=32, device="cpu", progress=False)
+    plain, scaled = (TopKCoder(6, 8, 2).fit(data, **options) for data in (x, x * s))
+    assert torch.allclose(scaled.dictionary, plain.dictionary, atol=1e-6) and torch.allclose(scaled.b_dec / s, plain.b_dec, atol=1e-6)
+    start = TopKCoder(6, 8, 2)
+    start.start_from(x * s)
+    assert bool(torch.isfinite(start.w_dec).all()) and torch.allclose(start.b_dec, x.mean(0) * s, rtol=1e-4)
+
+
+def test_samples_that_are_equal_up_to_rounding_or_beyond_the_weights_are_refused():
+    for x in (torch.full((7, 3), 0.1), torch.full((7, 3), 0.1).nextafter(torch.rand(7, 3))):
+        with pytest.raises(ValueError, match="x has no variance"):
+            ReLUCoder(3, 4).fit(x, l0=1.0, steps=2, batch_size=4, device="cpu", progress=False)
+    with pytest.raises(ValueError, match=r"\bx\b"):
+        ReLUCoder(3, 4).fit(gaussian(7, 3) * 1e200, l0=1.0, steps=2, batch_size=4, device="cpu", progress=False)
+    with pytest.raises(ValueError, match=r"\bx\b"):
+        ReLUCoder(3, 4).encode(gaussian(7, 3) * 1e200)

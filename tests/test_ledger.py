@@ -162,6 +162,31 @@ def test_bad_provenance_is_refused(book, bad):
         book.measure("works", ours=[0.5, 0.6], overwrite=True, **bad)
 
 
+@pytest.mark.parametrize("name", ["ours", "peer", "control"])
+def test_a_spread_beyond_the_range_is_refused_by_claim_and_column(book, name):
+    before = book.to_json()
+    with pytest.raises(LedgerError, match=f"spread of {name} of claim 'works' leaves the range"):
+        book.measure("works", **{"ours": [1.0, 2.0], name: [-1.7e308, 1.7e308]}, overwrite=True)
+    assert book.to_json() == before
+
+
+def test_a_spread_beyond_the_range_in_a_file_is_refused(book, tmp_path):
+    book.measure("works", ours=[1.0, 2.0], peer=[1.0, 2.0], overwrite=True)
+    file = tmp_path / "claims.json"
+    content = json.loads(book.to_json())
+    next(r for r in content["records"] if r["claim_id"] == "works")["peer"] = [-1.7e308, 1.7e308]
+    file.write_text(json.dumps(content))
+    with pytest.raises(LedgerError, match="spread of peer of record works"):
+        load_ledger(file)
+
+
+def test_the_median_of_values_whose_sum_overflows_is_shown():
+    book = Ledger("demo.coin")
+    declared(book)
+    record = book.measure("works", ours=[1.6e308, 1.7e308], peer=[1.7e308, 1.7e308])
+    assert math.isclose(record.median, 1.65e308) and "1.65e+308" in str(record) and "1.65e+308" in book._repr_html_() and "1.7e+308" in book._repr_html_()
+
+
 @pytest.mark.parametrize("missing", [{}, {"control": [1.0]}, {"control": [1.0, 2.0, 3.0]}])
 def test_a_rule_about_the_control_needs_it_for_every_seed(book, missing):
     with pytest.raises(LedgerError, match="control"):

@@ -254,6 +254,25 @@ def test_a_full_polyak_step_zeroes_a_linear_loss():
             polyak_step(**(dict(theta=theta, loss=0.8, gradient=g) | bad))
 
 
+@pytest.mark.parametrize("dtype, powers", [(torch.float64, (-1000, -530, 530, 1000)), (torch.float32, (-120, -66, 66, 120))])
+def test_a_polyak_step_scales_inversely_with_the_gradient_where_its_square_leaves_the_range(dtype, powers):
+    """Powers of two cost no digit: loss * g / |g|^2 of 2^p g is 2^-p times that of g, bit for bit."""
+    zero, g = torch.zeros(2, 3, dtype=dtype), torch.randn(2, 3, generator=gen(), dtype=dtype)
+    for p in powers:
+        assert torch.equal(polyak_step(zero, 0.7, g * 2.0**p, 0.5) * 2.0**p, polyak_step(zero, 0.7, g, 0.5))
+        mixed = g * torch.tensor([[1.0], [2.0**p]], dtype=dtype)
+        assert torch.equal(polyak_step(zero, 0.7, mixed, 0.5)[0], polyak_step(zero, 0.7, g, 0.5)[0])
+    tiny = torch.full((3,), torch.finfo(dtype).tiny / 64, dtype=dtype)  # its step has no number: the angles stay
+    assert torch.equal(polyak_step(g[0], 1.0, tiny), g[0])
+    assert torch.equal(polyak_step(torch.zeros(2, dtype=torch.float64), 1.0, torch.full((2,), 1e-160, dtype=torch.float64)) < -4.9e159, torch.ones(2, dtype=torch.bool))
+
+
+def test_weights_too_large_to_add_up_are_still_weights():
+    pred, label = torch.tensor([0.5, -0.5, 0.25]), torch.tensor([1, 1, -1])
+    for loss in (margin_loss, hinge_loss, cross_entropy_loss, categorical_error):
+        assert torch.allclose(loss(pred, label, torch.tensor([3e38, 1.5e38, 3e38])), loss(pred, label, torch.tensor([2.0, 1.0, 2.0])), rtol=1e-6)
+
+
 def test_steps_of_several_models_are_those_of_each_alone():
     theta, g, loss = torch.randn(3, 4, generator=gen(), dtype=torch.float64), torch.randn(3, 4, generator=gen(1), dtype=torch.float64), torch.tensor([0.1, 1.0, 2.0], dtype=torch.float64)
     g[1] = 0

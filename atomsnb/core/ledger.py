@@ -11,7 +11,6 @@ import html
 import io
 import os
 import re
-import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import torch
 
 from .checks import check_choice, check_int, check_number, nearest
 from .provenance import code_hash, device_name, git_commit, peak_memory_mb, versions
-from .record import CERTAINTIES, SCALES, Claim, Record, parse_records, read_json, show_number, spread, to_text, to_values, write_json
+from .record import CERTAINTIES, SCALES, Claim, Record, parse_records, read_json, show_number, _median, spread, to_text, to_values, write_json
 from .rule import VERDICTS, LedgerError, Verdict, judge
 from .runtime import atomic_write, default_device, in_kernel, repo_root, sha256_json
 
@@ -59,7 +58,7 @@ class _Row:
         around = spread(values)
         seeds = f"{len(values)}\u00a0seeds" if len(values) > 1 else "1\u00a0seed"
         unit = f" {self.claim.unit}" if self.claim.unit and with_unit else ""
-        return show_number(statistics.median(values)) + unit, f"spread {show_number(around)}, {seeds}" if around is not None else seeds
+        return show_number(_median(values)) + unit, f"spread {show_number(around)}, {seeds}" if around is not None else seeds
 
     @property
     def paper(self) -> tuple[str, str, str]:
@@ -259,11 +258,13 @@ class Ledger(Book):
         Raises
         ------
         LedgerError
-            If the claim was never declared, was measured already, or a value is missing, not finite or there for another number of seeds.
+            If the claim was never declared, was measured already, a value is missing, not finite or there for another number of seeds, or a spread leaves the range of numbers.
         """
         claim = self._free(id, overwrite)
         columns = {"ours": to_values(ours, "ours")}
         columns.update({n: to_values(v, n) for n, v in (("peer", peer), ("control", control)) if v is not None})
+        for name, values in columns.items():
+            spread(values, f"{name} of claim {id!r}")
         verdict = judge(claim.rule, columns["ours"], claim.paper_value, columns.get("peer"), columns.get("control")).verdict
         digest = None if data_hash is None else to_text(data_hash, "data_hash")
         listed = None if seeds is None else tuple(check_int(s, "seeds") for s in seeds)

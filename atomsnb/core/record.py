@@ -128,9 +128,31 @@ def to_values(values: Any, name: str) -> tuple[float, ...]:
         raise LedgerError(str(error)) from None
 
 
-def spread(values: Sequence[float]) -> float | None:
-    """Largest minus smallest value over the seeds, to twelve significant digits; None for one seed, where nothing was varied."""
-    return float(f"{max(values) - min(values):.12g}") if len(values) > 1 else None
+def spread(values: Sequence[float], name: str = "ours") -> float | None:
+    """Largest minus smallest value over the seeds, to twelve significant digits; None for one seed, where nothing was varied.
+
+    Parameters
+    ----------
+    values : sequence of float
+        One finite value per seed.
+    name : str, default "ours"
+        What they are, for the message.
+
+    Raises
+    ------
+    LedgerError
+        If the difference leaves the range of numbers.
+    """
+    found = float(f"{max(values) - min(values):.12g}") if len(values) > 1 else None
+    if found == math.inf:
+        raise LedgerError(f"the spread of {name} leaves the range of numbers: the values go from {min(values):.4g} to {max(values):.4g}; accepted: values whose difference is finite")
+    return found
+
+
+def _median(values: Sequence[float]) -> float:
+    """The median, also where the sum of the two values in the middle leaves the range."""
+    found = statistics.median(values)
+    return found if math.isfinite(found) else 2 * statistics.median([v / 2 for v in values])
 
 # %% ../../nbs/core/record.ipynb #a8ad8a65
 @dataclass(frozen=True)
@@ -194,7 +216,7 @@ class Record:
         """Median of `ours` over the seeds; a LedgerError where not testable."""
         if self.ours is None:
             raise LedgerError(f"claim {self.claim_id} has no value here: {self.reason}")
-        return statistics.median(self.ours)
+        return _median(self.ours)
 
     def __str__(self) -> str:
         if self.ours is None:
@@ -207,7 +229,7 @@ def show_number(x: float | None) -> str:
     """A number for a table: whole ones in full below 10**9, others with four significant digits, a dash for None."""
     if x is None:
         return "–"
-    return str(int(x)) if x == int(x) and abs(x) < 1e9 else f"{x:.4g}"
+    return str(int(x)) if abs(x) < 1e9 and x == int(x) else f"{x:.4g}"
 
 # %% ../../nbs/core/record.ipynb #b53ba8e7
 def _schema() -> dict[str, Any]:
@@ -251,7 +273,7 @@ def _check_record(record: Record) -> None:
         raise LedgerError(f"{where}: verdict {record.verdict!r} needs values, and no reason")
     for name in ("ours", "peer", "control"):
         if (values := getattr(record, name)) is not None:
-            to_values(values, f"{where}: {name}")
+            spread(to_values(values, f"{where}: {name}"), f"{name} of {where}")
     verdict = judge(rule, record.ours, record.paper_value, record.peer, record.control).verdict
     if record.verdict != verdict:
         raise LedgerError(f"{where}: verdict is {record.verdict!r}, but {rule.text!r} over {record.ours} gives {verdict!r}; verdicts are computed, never typed")

@@ -28,7 +28,8 @@ def warp(logits: Float[Tensor, "*rows V"], temperature: float = 1.0, top_k: int 
     logits : (..., V) float
         Unnormalised log-probabilities.
     temperature : float, default 1.0
-        At least 0; 0 puts all mass on the largest logit (the first, if several are equal).
+        At least 0; 0 puts all mass on the largest logit (the first, if several are equal). Below 1e-9 the largest logit is subtracted before the division,
+        which would overflow otherwise: in the limit the largest logits share the mass.
     top_k : int, optional
         Keep the k largest logits (and what ties with the k-th); at least 1.
     top_p : float, optional
@@ -47,7 +48,10 @@ def warp(logits: Float[Tensor, "*rows V"], temperature: float = 1.0, top_k: int 
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature == 0:
         return torch.zeros_like(z).scatter_(-1, z.argmax(-1, keepdim=True), 1.0)
-    z = z / temperature
+    if temperature < 1e-9:
+        z = ((z - z.amax(-1, keepdim=True)).double() / temperature).to(z.dtype)  # zero for the largest, whatever the temperature; minus infinity far below it
+    else:
+        z = z / temperature
     if top_k is not None and top_k < z.shape[-1]:
         z = z.masked_fill(z < z.topk(top_k, -1).values[..., -1:], -math.inf)
     p = z.softmax(-1)

@@ -21,6 +21,13 @@ from ..core.checks import check_choice, check_int, check_number, check_same, che
 from ..kernels.gram import max_offdiagonal
 
 # %% ../../nbs/nn/frames.ipynb #9f2b75a4
+def _binary_size(x: Tensor, dim: int) -> Tensor:
+    """Largest power of two that does not exceed max |x| along a kept axis; 1 where all is zero. Dividing by it costs no digit."""
+    top = x.detach().abs().amax(dim, keepdim=True)
+    top = top.to(torch.promote_types(top.dtype, torch.float32))
+    return torch.where(top > 0, top / (2 * torch.frexp(top).mantissa), 1.0).to(x.dtype)
+
+
 def unit_atoms(D: Float[Tensor, "H N"], metric: Float[Tensor, "H H"] | None = None) -> Float[Tensor, "H N"]:
     """Columns mapped into the geometry of `metric` and scaled to length one.
 
@@ -33,7 +40,8 @@ def unit_atoms(D: Float[Tensor, "H N"], metric: Float[Tensor, "H H"] | None = No
 
     Returns
     -------
-    (H, N) tensor of D's dtype: `L.T @ D` with unit columns, where `metric = L @ L.T`.
+    (H, N) tensor of D's dtype: `L.T @ D` with unit columns, where `metric = L @ L.T`. A direction has no length: where the squares of an atom leave
+    the range of its dtype, columns are first divided by a power of two of the size of their largest entry, which changes no digit of the others.
 
     Raises
     ------
@@ -50,11 +58,16 @@ def unit_atoms(D: Float[Tensor, "H N"], metric: Float[Tensor, "H H"] | None = No
         L, info = torch.linalg.cholesky_ex(metric)
         if int(info) != 0:
             raise ValueError(f"metric must be positive definite: its leading minor of order {int(info)} is not")
-        D = L.T @ D
-    norms = torch.linalg.vector_norm(D, dim=0)
-    if bool((norms == 0).any()):
-        raise ValueError(f"D must have no atom of norm zero, got {int((norms == 0).sum())} of {D.shape[1]} (first at column {int((norms == 0).int().argmax())})")
-    return D / norms
+    A = D if metric is None else L.T @ D
+    norms, kind = torch.linalg.vector_norm(A, dim=0), torch.finfo(D.dtype)
+    if not bool(((norms > math.sqrt(kind.tiny / kind.eps)) & (norms < math.inf)).all()):  # squares overflowed, or lost digits below the smallest normal number
+        A = D / _binary_size(D, 0)
+        A = A if metric is None else L.T @ A
+        A = A / _binary_size(A, 0)
+        norms = torch.linalg.vector_norm(A, dim=0)
+        if bool((norms == 0).any()):
+            raise ValueError(f"D must have no atom of norm zero, got {int((norms == 0).sum())} of {D.shape[1]} (first at column {int((norms == 0).int().argmax())})")
+    return A / norms
 
 # %% ../../nbs/nn/frames.ipynb #dad9ac3d
 def coherence(D: Float[Tensor, "H N"], metric: Float[Tensor, "H H"] | None = None) -> float:
@@ -196,7 +209,7 @@ def max_unique_sparsity(mu: float) -> float:
 
     Returns
     -------
-    float: a whole number; `inf` at mu = 0 (independent atoms: every code is unique); 0 at mu = 1 (not even one atom is certain).
+    float: a whole number; `inf` at mu = 0 (independent atoms: every code is unique) and where 1/mu leaves the range of numbers; 0 at mu = 1 (not even one atom is certain).
 
     Raises
     ------
@@ -204,7 +217,7 @@ def max_unique_sparsity(mu: float) -> float:
         mu outside [0, 1] or not a number.
     """
     mu = check_number(mu, "mu", minimum=0.0, maximum=1.0)
-    return math.inf if mu == 0 else float(math.ceil(0.5 * (1 + 1 / mu) * (1 - 1e-9)) - 1)
+    return math.inf if mu == 0 or 1 / mu == math.inf else float(math.ceil(0.5 * (1 + 1 / mu) * (1 - 1e-9)) - 1)
 
 # %% ../../nbs/nn/frames.ipynb #cc97bb1b
 def rip_constant(D: Float[Tensor, "H N"], K: int, *, method: str = "exact", samples: int = 2000, seed: int = 0, limit: int = 500_000) -> float:
@@ -277,7 +290,7 @@ def planted_atoms(H: int, N: int, K: int, n: int, *, low: float = 1.0, high: flo
     Raises
     ------
     ValueError, TypeError
-        Sizes out of range, an empty interval, atoms of another shape.
+        Sizes out of range, an empty interval, coefficients or sums of atoms that `dtype` cannot hold, atoms of another shape.
     """
     n, K = check_int(n, "n", minimum=1), check_int(K, "K", minimum=1, maximum=check_int(N, "N", minimum=2))
     low = check_number(low, "low", minimum=0, open_min=True)
@@ -287,9 +300,22 @@ def planted_atoms(H: int, N: int, K: int, n: int, *, low: float = 1.0, high: flo
     support = torch.rand(n, N, generator=generator).topk(K).indices
     values = low + (high - low) * torch.rand(n, K, generator=generator, dtype=dtype)
     codes = torch.zeros(n, N, dtype=dtype).scatter_(1, support, values)
-    return PlantedData(D, codes, codes @ D.T)
+    acts, kind = codes @ D.T, str(dtype).removeprefix("torch.")
+    if not bool(torch.isfinite(acts).all()):
+        raise ValueError(f"high is {high:.3g}; accepted: coefficients whose sums of atoms are finite in {kind}")
+    if not bool((values > 0).all()):
+        raise ValueError(f"low is {low:.3g}; accepted: coefficients that are positive in {kind}")
+    return PlantedData(D, codes, acts)
 
 # %% ../../nbs/nn/frames.ipynb #38284bf9
+def _in_units(codes: Tensor, ratio: Tensor, like: Tensor) -> Tensor:
+    """Codes times powers of two, in the dtype of `like`, zeros kept; a ValueError where a coefficient leaves the range."""
+    out = torch.where(codes == 0, 0.0, codes * ratio).to(like)
+    if not bool(torch.isfinite(out).all()):
+        raise ValueError(f"x has a sample whose coefficients leave the range of {str(out.dtype).removeprefix('torch.')}; accepted: samples and atoms of D of comparable length")
+    return out
+
+
 def omp(D: Float[Tensor, "H N"], x: Float[Tensor, "n H"], k: int, *, tol: float | None = None) -> Float[Tensor, "n N"]:
     """Orthogonal matching pursuit for every row of x.
 
@@ -306,22 +332,27 @@ def omp(D: Float[Tensor, "H N"], x: Float[Tensor, "n H"], k: int, *, tol: float 
 
     Returns
     -------
-    (n, N) or (N,) codes with at most k non-zeros a row.
+    (n, N) or (N,) codes with at most k non-zeros a row. Where products of entries could leave the range of the dtype (entries beyond the fourth root of
+    its largest number, or below the inverse of that), atoms and samples are brought near one by powers of two, and the codes back.
 
     Raises
     ------
     ValueError, TypeError
-        As `unit_atoms`; x of another width; k out of range; negative tol.
+        As `unit_atoms`; x of another width; k out of range; negative tol; coefficients beyond the range of the dtype.
     """
     D = check_tensor(D, "D", ndim=2)
     A = unit_atoms(D)
-    x = check_tensor(x, "x").to(D)
+    x = check_tensor(check_tensor(x, "x", finite=False).to(D), "x")  # finite in the dtype of D
     if x.ndim == 1:
         return omp(D, x[None], k, tol=tol)[0]
     check_tensor(x, "x", ndim=2)
     check_same(x.shape[1], "x columns", D.shape[0], "D rows (H)")
     k = check_int(k, "k", minimum=1, maximum=min(D.shape))
     tol = 100 * torch.finfo(D.dtype).eps if tol is None else check_number(tol, "tol", minimum=0.0)
+    unit, size, limit = _binary_size(D, 0), _binary_size(x, 1), torch.finfo(D.dtype).max ** 0.25
+    low, high = torch.cat([unit[0], size[:, 0]]).aminmax()
+    if float(high) > limit or float(low) < 1 / limit:
+        return _in_units(omp(D / unit, x / size, k, tol=tol), size / unit, D)
     codes, residual = x.new_zeros(x.shape[0], D.shape[1]), x.clone()
     norms = torch.linalg.vector_norm(x, dim=1)
     open_rows = torch.nonzero(norms > 0)[:, 0]
@@ -357,12 +388,13 @@ def basis_pursuit(D: Float[Tensor, "H N"], x: Float[Tensor, "n H"], *, nonnegati
 
     Returns
     -------
-    (n, N) or (N,) codes in D's dtype, solved in float64 by HiGHS' simplex method, so that zeros are exact.
+    (n, N) or (N,) codes in D's dtype, solved in float64 by HiGHS' simplex method, so that zeros are exact. The solver's tolerances are absolute: where the
+    largest entry of D or of a sample lies outside [2**-10, 2**20], D as a whole and every sample are brought near one by powers of two, and the codes back.
 
     Raises
     ------
     ValueError, TypeError
-        As `unit_atoms`; x of another width; a sample that D cannot represent.
+        As `unit_atoms`; x of another width; a sample that D cannot represent; coefficients beyond the range of the dtype.
     """
     D = check_tensor(D, "D", ndim=2)
     unit_atoms(D)
@@ -371,6 +403,10 @@ def basis_pursuit(D: Float[Tensor, "H N"], x: Float[Tensor, "n H"], *, nonnegati
         return basis_pursuit(D, x[None], nonnegative=nonnegative)[0]
     check_tensor(x, "x", ndim=2)
     check_same(x.shape[1], "x columns", D.shape[0], "D rows (H)")
+    unit, size = _binary_size(D.double().flatten(), 0), _binary_size(x.double(), 1)
+    low, high = torch.cat([unit, size[:, 0].to(unit)]).aminmax()
+    if float(high) > 2.0**20 or float(low) < 2.0**-10:
+        return _in_units(basis_pursuit(D.double() / unit, x.double() / size, nonnegative=nonnegative), size.to(unit) / unit, D)
     A, N = D.double().cpu().numpy(), D.shape[1]
     columns = A if nonnegative else np.concatenate([A, -A], axis=1)
     codes = np.zeros((x.shape[0], N))

@@ -61,6 +61,18 @@ class CopyBatches(Batches):
         return {"shape": list(self.x.shape), "rows": self.limit[:, 0].tolist(), "batch_size": self.batch_size, "seed": self.seed, "sample": sha256_array(probe.float().cpu())}
 
 # %% ../../nbs/nn/sparse_coders.ipynb #0243aa29
+def _varies(x: Float[Tensor, "n H"]) -> bool:
+    """Whether a column of x varies by more than its rounding: whether its entries leave every interval of two machine epsilons of its largest magnitude. Its mean is not asked, for that rounds too."""
+    low, high = torch.aminmax(x, dim=0)
+    return bool((high - low > 2 * torch.finfo(x.dtype).eps * torch.maximum(high.abs(), low.abs())).any())
+
+
+def _unit_of(x: Tensor) -> float:
+    """What to divide samples by so that no square leaves the range: 1, or the power of two at the largest entry where that lies outside [2**-40, 2**40]."""
+    largest = float(x.abs().max())
+    return 1.0 if largest == 0 or 2.0**-40 <= largest <= 2.0**40 else math.ldexp(1.0, math.frexp(largest)[1] - 1)
+
+
 class CoderLoss(NamedTuple):
     """Loss of a sparse coder, one value per copy."""
 
@@ -125,7 +137,7 @@ class SparseCoder(nn.Module):
 
     def encode(self, x: Float[Tensor, "*copies n H"]) -> Float[Tensor, "*copies n N"]:
         """Codes of samples (n, H), shared by all copies or one set each."""
-        x = check_tensor(x, "x", shape=(..., "n", "H")).to(self.w_enc)
+        x = check_tensor(check_tensor(x, "x", shape=(..., "n", "H"), finite=False).to(self.w_enc), "x")  # finite in the weights' dtype
         check_same(x.shape[-1], "x's last axis", self.d_in, "d_in")
         return self.activate(x @ self.w_enc.mT + self.b_enc.unsqueeze(-2))
 
@@ -163,17 +175,23 @@ class SparseCoder(nn.Module):
 
     @torch.no_grad()
     def start_from(self, x: Float[Tensor, "*copies n H"], rows: Sequence[int] | None = None) -> None:
-        """Put decoder rows at random data points, centred and normalised; encoder = decoder, biases such that the mean scores zero."""
-        n, lead = x.shape[-2], self.copies or 1
+        """Put decoder rows at random data points, centred and normalised; encoder = decoder, biases such that the mean scores zero.
+
+        A data point that equals the mean has no direction: its row takes a random one, of the same seed.
+        """
+        n, lead, size = x.shape[-2], self.copies or 1, _unit_of(x)
+        x = x if size == 1 else x / size
         limit = torch.full((lead,), n) if rows is None else torch.as_tensor(list(rows))
         generator = torch.Generator().manual_seed(self.seed + 1)
         index = torch.stack([torch.randperm(int(m), generator=generator).repeat(-(-self.n_atoms // int(m)))[: self.n_atoms] for m in limit]).to(x.device)
         points = x[torch.arange(lead, device=x.device)[:, None], index] if x.ndim == 3 else x[index]
         mean = torch.stack([(x[c] if x.ndim == 3 else x)[: int(m)].mean(0) for c, m in enumerate(limit)])[:, None]
-        jitter = torch.randn(points.shape, generator=generator).to(points) * (points - mean).norm(dim=-1, keepdim=True) / math.sqrt(self.d_in)
+        noise, length = torch.randn(points.shape, generator=generator).to(points), (points - mean).norm(dim=-1, keepdim=True)
+        jitter = noise * length / math.sqrt(self.d_in)
         atoms = points - mean + 0.05 * jitter  # the jitter parts the repeats of a data set with fewer rows than atoms
+        atoms = torch.where(length > 0, atoms, noise)
         atoms = atoms / atoms.norm(dim=-1, keepdim=True)
-        for parameter, value in ((self.w_dec, atoms), (self.w_enc, atoms), (self.b_dec, mean[:, 0]), (self.b_enc, -(atoms * mean).sum(-1))):
+        for parameter, value in ((self.w_dec, atoms), (self.w_enc, atoms), (self.b_dec, size * mean[:, 0]), (self.b_enc, -size * (atoms * mean).sum(-1))):
             parameter.copy_(value if self.copies is not None else value[0])
 
     @torch.no_grad()
@@ -221,12 +239,14 @@ class SparseCoder(nn.Module):
         Raises
         ------
         ValueError, TypeError
-            Non-finite or integer samples, another width, no variance, fewer than one step, rows that do not fit.
+            Non-finite or integer samples, samples beyond the range of the weights' dtype, another width, no variance (rows that are the same up to rounding), fewer than one step, rows that do not fit.
 
         Notes
         -----
         Gradients are clipped only where `optimizer` does it: the one-pass Adam of a single threshold autoencoder on a GPU bounds their joint norm by 1,
         while on a CPU and for copies nothing is clipped. The same settings therefore train differently there: compare figures within one of the two.
+
+        Samples whose largest entry lies outside [2**-40, 2**40] are trained in units of a power of two of that size, so that no square leaves the range.
         """
         x = check_tensor(x, "x", ndim=(2, 3))
         check_same(x.shape[-1], "x's last axis", self.d_in, "d_in")
@@ -237,11 +257,13 @@ class SparseCoder(nn.Module):
             rows = [check_int(r, "rows", minimum=1, maximum=x.shape[-2]) for r in rows]
         l0, steps, batch_size = check_number(l0, "l0", minimum=0, open_min=True), check_int(steps, "steps", minimum=1), check_int(batch_size, "batch_size", minimum=1)
         device = torch.device(engine.pop("device", None) or default_device())
-        x = x.to(device, self.w_enc.dtype)
+        x = check_tensor(x.to(device, self.w_enc.dtype), f"x in the weights' {str(self.w_enc.dtype).removeprefix('torch.')}")
+        size = _unit_of(x)
+        x = x if size == 1 else x / size
         lead = 1 if x.ndim == 2 and rows is None else (self.copies or 1)
         parts = [(x[c] if x.ndim == 3 else x)[: rows[c] if rows else None] for c in range(lead)]
         unit = torch.stack([((p - p.mean(0)).square().sum(-1).mean() / l0).sqrt() for p in parts])
-        if not bool((unit > 0).all()):
+        if not bool((unit > 0).all()) or not all(map(_varies, parts)):
             raise ValueError("x has no variance: every row is the same")
         unit = unit[0] if self.copies is None or lead == 1 else unit
         self.to(device)
@@ -267,7 +289,7 @@ class SparseCoder(nn.Module):
         batches: Batches = TensorBatches(x, batch_size=batch_size, seed=engine["seed"]) if alone else CopyBatches(x, batch_size, copies=self.copies, rows=rows, seed=engine["seed"])
         callbacks = [self.tidy, *engine.pop("callbacks", ())]
         self.history = fit(self, step_loss, batches, steps=steps, device=device, callbacks=callbacks, **engine)
-        self.rescale(unit)
+        self.rescale(unit if size == 1 else unit * size)
         return self
 
 # %% ../../nbs/nn/sparse_coders.ipynb #6461101b
@@ -285,8 +307,15 @@ class ReLUCoder(SparseCoder):
         return f.sum(-1).mean(-1)
 
 
+def _first_k(z: Tensor, last: Tensor, k: int) -> Tensor:
+    """Positive scores above the k-th largest, `last`, and of those equal to it as many of the lowest index as make k; zero elsewhere. Asks nothing of the device."""
+    above, level = (z <= last).logical_not(), z == last  # a NaN is kept, so that training notices it
+    keep = above | (level & (level.cumsum(-1, dtype=torch.int32) <= k - above.sum(-1, keepdim=True)))
+    return z.masked_fill(keep.logical_not(), 0.0).relu()
+
+
 class TopKCoder(SparseCoder):
-    """Sparse autoencoder that keeps the k largest positive scores of every sample.
+    """Sparse autoencoder that keeps the k largest positive scores of every sample; of equal scores those of the lowest index, on every device.
 
     Parameters
     ----------
@@ -301,6 +330,9 @@ class TopKCoder(SparseCoder):
         self.k = check_int(k, "k", minimum=1, maximum=n_atoms)
 
     def activate(self, z: Float[Tensor, "*copies n N"]) -> Float[Tensor, "*copies n N"]:
-        """The k largest scores where positive, zero elsewhere."""
-        values, index = z.topk(self.k, dim=-1)
-        return torch.zeros_like(z).scatter(-1, index, values.relu())
+        """The k largest scores where positive, zero elsewhere; of scores that equal the k-th, the lowest indices fill what is left of the k."""
+        values, index = z.topk(min(self.k + 1, z.shape[-1]), dim=-1)
+        last, next_one = values[..., self.k - 1 : self.k], values[..., self.k :]
+        if not z.is_cuda and not bool(((next_one == last) & (last > 0)).any()):  # on a GPU, to ask would be to wait
+            return torch.zeros_like(z).scatter(-1, index[..., : self.k], values[..., : self.k].relu())
+        return _first_k(z, last, self.k)

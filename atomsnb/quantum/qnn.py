@@ -412,13 +412,17 @@ def _product_form(model: QNN, theta: Tensor) -> ProductForm:
 
 # %% ../../nbs/quantum/qnn.ipynb #edb8e803
 def _weighted(values: Tensor, weight: Tensor | None) -> Tensor:
-    """Mean over the last axis, or the weighted mean; weights are refused by name unless they are non-negative and some are positive."""
+    """Mean over the last axis, or the weighted mean; weights are refused by name unless they are non-negative and some are positive. Only their ratios count, so weights too large to add up are scaled."""
     if weight is None:
         return values.mean(-1)
     weight = check_tensor(weight, "weight", shape=(..., values.shape[-1]))
     if float(weight.min()) < 0 or float(weight.sum(-1).min()) <= 0:
         raise ValueError("weight holds negative numbers, or only zeros; accepted: non-negative numbers with a positive sum")
-    return (weight * values).sum(-1) / weight.sum(-1)
+    total = weight.sum(-1)
+    if float(total.max()) > math.sqrt(torch.finfo(weight.dtype).max):
+        weight = weight / weight.amax(-1, keepdim=True).clamp(min=1.0)
+        total = weight.sum(-1)
+    return (weight * values).sum(-1) / total
 
 
 def _checked_labels(pred: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
@@ -491,7 +495,8 @@ def polyak_step(theta: Float[Tensor, "*runs P"], loss: float | Tensor, gradient:
     Returns
     -------
     (P,) or (R, P) float
-        New angles; the old ones where the gradient vanishes.
+        New angles; the old ones where the gradient vanishes, or is so small that the step leaves the range of the dtype. Where |g|^2 leaves it, the
+        gradient is first divided by a power of two of the size of its largest component, which changes no digit.
 
     Raises
     ------
@@ -507,8 +512,16 @@ def polyak_step(theta: Float[Tensor, "*runs P"], loss: float | Tensor, gradient:
             raise ValueError(f"loss holds {float(losses.min()):.3g}; accepted: numbers of at least 0")
     else:
         losses = theta.new_tensor(check_number(loss, "loss", minimum=0))
-    square = gradient.square().sum(-1, keepdim=True)
+    square, kind, size = gradient.square().sum(-1, keepdim=True), torch.finfo(gradient.dtype), None
+    if not bool(((square > kind.tiny / kind.eps) & (square < math.inf)).all()):
+        top = gradient.abs().amax(-1, keepdim=True)
+        size = torch.where(top > 0, top / (2 * torch.frexp(top).mantissa), 1.0)
+        gradient = gradient / size
+        square = gradient.square().sum(-1, keepdim=True)
     step = rate * losses[..., None] / torch.where(square == 0, torch.ones_like(square), square) * gradient
+    if size is not None:
+        step = step / size
+        step = torch.where(torch.isfinite(step).all(-1, keepdim=True), step, 0.0)
     return theta - step
 
 # %% ../../nbs/quantum/qnn.ipynb #7e24c833

@@ -29,7 +29,7 @@ from ..kernels.gram import offdiagonal_histogram
 from ..kernels.threshold_sae import jumprelu, threshold_sae_loss
 from ..models.activations import ActivationData, load_activations, read_activations
 from ..nn.frames import basis_pursuit, coherence, max_unique_sparsity, near_orthogonal_dictionary, omp, planted_atoms, rip_constant, spark, unit_atoms, welch_bound
-from ..nn.sparse_coders import CoderLoss, SparseCoder
+from ..nn.sparse_coders import CoderLoss, SparseCoder, _varies
 
 # %% ../../nbs/representation/atoms.ipynb #6c322715
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ class AtomicInnerProduct:
         Raises
         ------
         ValueError, TypeError
-            Non-finite or integer activations; a singular second moment (fewer samples than dimensions, a constant coordinate) without ridge.
+            Non-finite or integer activations; a singular second moment (fewer samples than dimensions, a constant coordinate) without ridge; entries so large
+            or small that the second moment or its inverse leaves the range of float64.
         """
         acts = check_tensor(acts, "acts", ndim=2)
         ridge = check_number(ridge, "ridge", minimum=0)
@@ -161,10 +162,15 @@ class AtomicInnerProduct:
 
     @classmethod
     def _from_moment(cls, moment: Tensor, mean: Tensor, ridge: float, what: str) -> "AtomicInnerProduct":
+        beyond = f"the second moment of {what}, or its inverse, leaves the range of float64; accepted: entries of a size between 1e-150 and 1e150 (divide them by a common factor)"
+        if not bool(torch.isfinite(moment).all()):
+            raise ValueError(beyond)
         values, vectors = torch.linalg.eigh(moment + ridge * moment.diagonal().mean() * torch.eye(len(moment), dtype=moment.dtype, device=moment.device))
         if float(values[0]) <= len(moment) * torch.finfo(torch.float64).eps * float(values[-1]):
             raise ValueError(f"acts must span all directions: the second moment of {what} is singular; give more rows or a ridge such as 1e-3")
         metric, root, inverse = ((vectors * values**power) @ vectors.T for power in (-1.0, -0.5, 0.5))
+        if not bool(torch.isfinite(metric).all()):
+            raise ValueError(beyond)
         return cls(metric, root, inverse, mean)
 
     def whiten(self, x: Float[Tensor, "*n H"]) -> Float[Tensor, "*n H"]:
@@ -205,20 +211,28 @@ def faithfulness(x: Float[Tensor, "n H"], x_hat: Float[Tensor, "*copies n H"], c
 
     Returns
     -------
-    float at most 1, or a tensor of them, one per copy. In float64.
+    float at most 1, or a tensor of them, one per copy. In float64; activations beyond 2**400 are first divided by a power of two, and so are their
+    reconstructions, which leaves the score as it is. Minus infinity where the error exceeds the variance by more than float64 can say.
 
     Raises
     ------
     ValueError, TypeError
-        Non-finite or integer input, sizes that differ, activations without variance.
+        Non-finite or integer input, sizes that differ; activations without variance: every column constant up to two machine epsilons of x's own dtype
+        (uncentred: all zero), or so little of it that its square leaves float64 (below about 1e-146).
     """
     x, x_hat = check_tensor(x, "x", ndim=2), check_tensor(x_hat, "x_hat", ndim=(2, 3))
     for axis, label in ((-1, "columns"), (-2, "rows")):
         check_same(x_hat.shape[axis], f"x_hat's {label}", x.shape[axis], f"x's {label}")
+    missing = "x has no variance" if centered else "x is zero"
+    if centered and not _varies(x):
+        raise ValueError(f"{missing}: every column is constant up to rounding; accepted: rows that differ")
     x, x_hat = x.double(), x_hat.to(x.device).double()
-    total = (x - x.mean(0)).square().sum() if centered else x.square().sum()
-    if float(total) == 0:
-        raise ValueError("x has no variance" if centered else "x is zero")
+    if (largest := float(x.abs().max())) > 2.0**400:
+        unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+        x, x_hat = x / unit, x_hat / unit
+    total, kind = (x - x.mean(0)).square().sum() if centered else x.square().sum(), torch.finfo(torch.float64)
+    if float(total) < kind.tiny / kind.eps:
+        raise ValueError(f"{missing}, as far as squares in float64 can tell (its largest entry is {largest:.3g}); accepted: larger differences (multiply x and x_hat by a common factor)")
     score = 1 - (x_hat - x).square().sum((-1, -2)) / total
     return float(score) if x_hat.ndim == 2 else score
 
@@ -399,7 +413,7 @@ class ThresholdSAE(SparseCoder):
         """Codes on the supports found by the threshold, with coefficients refitted by least squares (@eq-refit)."""
         if self.copies is not None:
             raise ValueError(f"refit_support works on one model; this one has copies={self.copies}: use unbind()")
-        x = check_tensor(x, "x", ndim=2).to(self.w_dec)
+        x = check_tensor(check_tensor(x, "x", ndim=2, finite=False).to(self.w_dec), "x")
         codes, atoms = self.transform(x), self.w_dec if metric is None else self.w_dec @ metric.to(self.w_dec)
         gram, scores = atoms @ self.w_dec.T, (x - self.b_dec) @ atoms.T
         out = torch.zeros_like(codes)
@@ -421,7 +435,7 @@ class ThresholdSAE(SparseCoder):
 def best_cosines(D: Float[Tensor, "H N"], target: Float[Tensor, "H M"], metric: Float[Tensor, "H H"] | None = None) -> Float[Tensor, "M"]:
     """For every column of `target`, the largest cosine with a column of D (signed: atoms of non-negative codes have a direction)."""
     check_same(check_tensor(D, "D", ndim=2).shape[0], "D rows", check_tensor(target, "target", ndim=2).shape[0], "target rows")
-    return (unit_atoms(D, metric).T @ unit_atoms(target.to(D), metric)).amax(0)
+    return (unit_atoms(D, metric).T @ unit_atoms(check_tensor(target.to(D), "target"), metric)).amax(0)
 
 
 @dataclass(frozen=True)
