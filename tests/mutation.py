@@ -4,7 +4,8 @@
     python tests/mutation.py quantum.qnn --faults 100
 
 A fault is a flipped sign, a dropped term, a lost transpose, an off-by-one, a wrong constant or a moved boundary. Argument checks, messages, configs and annotations are left alone: they have figures
-of their own. A fault is *killed* when a test or an assertion of the notebook fails, errs, or takes four times as long as on the sound module. Survivors are printed with their line.
+of their own. A fault is *killed* when a test or an assertion of the notebook fails, errs, or takes four times as long as on the sound module. Survivors are printed with their line, and with the
+reason where mutation_reasons.toml gives one (a fault that changes no result cannot be noticed); they count as survivors all the same.
 """
 import argparse
 import ast
@@ -168,6 +169,15 @@ def judge(room: str, source: str, limit: float) -> "tuple[str, float]":
     return verdict, time.monotonic() - start
 
 
+def reasons(room: str) -> "dict[str, str]":
+    """{the fault as it is printed: why no check can notice it}, for one room."""
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    return tomllib.loads((HERE / "mutation_reasons.toml").read_text(encoding="utf-8")).get(room, {})
+
+
 def score(room: str, count: int, seed: int = 0) -> dict:
     """Plant `count` of the possible faults, drawn by `seed`, and judge each."""
     source = (ROOT / "atomsnb" / f"{room.replace('.', '/')}.py").read_text(encoding="utf-8")
@@ -177,12 +187,12 @@ def score(room: str, count: int, seed: int = 0) -> dict:
     possible = mutants(source)
     drawn = sorted(random.Random(seed).sample(range(len(possible)), min(count, len(possible))))
     print(f"{room}: {len(possible)} possible faults, {len(drawn)} planted; the sound module takes {seconds:.0f} s", flush=True)
-    killers, survivors = {}, []
+    killers, survivors, why = {}, [], reasons(room)
     for number, i in enumerate(drawn, 1):
         kind, line, said, text = possible[i]
         verdict, took = judge(room, text, max(60.0, 4 * seconds))
         if verdict == "-":
-            survivors.append(f"{room}, line {line}: {kind}: {said}")
+            survivors.append(f"{room}, line {line}: {kind}: {said}" + (f" ({why[said]})" if said in why else ""))
         else:
             killers[verdict or "crash"] = killers.get(verdict or "crash", 0) + 1
         print(f"  {number}/{len(drawn)} {took:5.1f} s {'SURVIVED' if verdict == '-' else verdict}: line {line}: {kind}: {said}", flush=True)

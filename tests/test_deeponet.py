@@ -196,11 +196,24 @@ def test_errors_are_what_they_are_called():
     with pytest.raises(ValueError, match="target is zero"):
         relative_l2(t, 0 * t)
     assert SequenceOperator(9, 4)(rand(2, 9)).shape == (2, 4)
+    with pytest.raises(ValueError, match="y "):
+        SequenceOperator(9, 4).grid(rand(2, 9), rand(5, 1))
     with pytest.raises(ValueError, match="widths"):
         ParallelMLP((3,))
 
 
+def test_the_recurrent_baseline_learns_on_the_grid_it_was_given():
+    u = rand(64, 12).cumsum(1)
+    data = OperatorData(u, torch.linspace(0, 1, 12)[:, None], u.cumsum(1) / 12, True)
+    net = SequenceOperator(12, 12)
+    before = operator_error(net, data)
+    fit_operator(net, data, steps=300, batch=64, lr=1e-2, final=1.0, device="cpu", progress=False)
+    assert float(operator_error(net, data)) < 0.2 * float(before)
+
+
 def test_settings_are_validated():
+    with pytest.raises(ValueError, match="sequence_steps"):
+        DeepONetConfig(sequence_steps=-1)
     for scale in ("cpu", "gpu", "full"):
         DeepONetConfig.preset(scale)
     for wrong in (dict(seeds=0), dict(lr=-1.0), dict(sizes=(1, 2)), dict(points=2), dict(ranks=())):

@@ -189,6 +189,7 @@ def test_leading_block_of_causal_attention_is_attention_of_the_prefix():
     ids = torch.randint(0, 20, (1, 32), generator=torch.Generator().manual_seed(0))
     whole, prefix = attention_states(model, ids).weights, attention_states(model, ids[:, :12]).weights
     assert torch.allclose(E.attention_scaling(whole, [12])[..., 0], attention_entropy(prefix), atol=1e-5)  # float32 forward
+    assert torch.allclose(E.attention_scaling(whole, [2])[..., 0], attention_entropy(whole[..., :2, :2].double()), atol=1e-6)  # the smallest that is accepted; float32 rows
     with pytest.raises(ValueError, match="above the diagonal"):
         E.attention_scaling(torch.full((8, 8), 1 / 8), [4])
 

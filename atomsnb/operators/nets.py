@@ -244,6 +244,11 @@ class SequenceOperator(nn.Module):
         states = self.mixing.softmax(1) @ self.encoder(u[:, :, None])[0]
         return self.read(self.decoder(states)[0])[:, :, 0]
 
+    def grid(self, u: Float[Tensor, "n m"], y: Float[Tensor, "q d"]) -> Float[Tensor, "n q"]:
+        """The same, for training on aligned data. The network never sees the places: they are those it was trained on, and only their number is checked."""
+        check_tensor(y, "y", shape=(len(self.mixing), None))
+        return self(u)
+
 
 def relative_l2(predicted: Float[Tensor, "*b q"], target: Float[Tensor, "*b q"]) -> Float[Tensor, "*b"]:
     """Norm of the error over the norm of the target, along the last axis.

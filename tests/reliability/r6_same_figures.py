@@ -3,7 +3,6 @@
 `python tests/reliability/r6_same_figures.py --room models.training --runs 2` takes one room.
 """
 import argparse
-import math
 import os
 import subprocess
 import sys
@@ -13,13 +12,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
+from r8_any_directory import drift, numbers  # noqa: E402
+
 LIBRARIES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def ledger_of(room: str, threads: int, out: Path) -> "tuple[dict, str]":
     """The measured values of a fresh run of a room's notebook, {(claim, column): values}, and what went wrong, or nothing."""
-    from r8_any_directory import numbers
-
     notebook = ROOT / "nbs" / Path(*room.split(".")).with_suffix(".ipynb")
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "--cwd", str(notebook.parent), str(notebook), str(out / "executed.ipynb"), "-p", "OUT", str(out)]
     env = {**os.environ, **dict.fromkeys(LIBRARIES, str(threads)), "ATOMSNB_PROGRESS": "0"}
@@ -29,13 +28,6 @@ def ledger_of(room: str, threads: int, out: Path) -> "tuple[dict, str]":
     if not (out / "claims.json").is_file():
         return {}, "no ledger was written"
     return {(claim, column): values for claim, row in numbers(out / "claims.json").items() for column, values in row.items() if values is not None}, ""
-
-
-def drift(one: "list[float]", other: "list[float]") -> float:
-    """Largest relative difference of two lists of values; infinity where they do not pair up."""
-    if len(one) != len(other):
-        return math.inf
-    return max((abs(a - b) / max(abs(a), abs(b)) for a, b in zip(one, other) if a != b), default=0.0)
 
 
 def compare(runs: "dict[int, list[dict]]") -> "tuple[list, list, dict]":
