@@ -1,5 +1,7 @@
 """Laws of neural operators: quadratures that know no grid, conversions that change nothing on the training grid, and equality with neuraloperator."""
 import importlib
+import itertools
+import math
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from atomsnb.operators.nns2nos import (
-    FNO, FunctionNorm, Interpolated, KernelIntegral, LocalConv, LocalPool, NeighbourMean, NNs2NOsConfig, OperatorTransformer, OperatorUNet, PatchTransformer, QuadratureAttention, SpectralConv, UNet,
+    FNO, FunctionNorm, Interpolated, KernelIntegral, LocalConv, LocalConvTranspose, LocalPool, NeighbourMean, NNs2NOsConfig, OperatorTransformer, OperatorUNet, PatchTransformer, QuadratureAttention, SpectralConv, UNet,
     discretization_error, quadrature_weights, resample, to_operator,
 )
 
@@ -112,13 +114,195 @@ def test_local_convolution_is_the_ordinary_one_at_its_spacing(knots, mode):
     close(to_operator(conv, x)(x), conv(x), 1e-13)
 
 
+@pytest.mark.parametrize("periodic", [True, False])
 @pytest.mark.parametrize("n", [24, 32, 48, 64])
-def test_local_convolution_by_spread_taps_equals_the_stencil_written_out(n):
-    layer, x = LocalConv(1, 2, 3, 1 / 16).double(), randn(1, 1, n, n)
+def test_local_convolution_by_spread_taps_equals_the_stencil_written_out(n, periodic):
+    """Up to the last point of the domain: a field that is zero outside has a smoothing that is not."""
+    layer, x = LocalConv(1, 2, 3, 1 / 16, periodic=periodic).double(), randn(1, 1, n, n)
     A = layer.taps(n)
     kernel = torch.tensordot(torch.tensordot(layer.weight, A, dims=([2], [1])), A, dims=([2], [1]))
     r = (A.shape[0] - 1) // 2
-    close(layer(x), F.conv2d(F.pad(x, (r,) * 4, mode="circular"), kernel, layer.bias), 1e-12)
+    close(layer(x), F.conv2d(F.pad(x, (r,) * 4, mode="circular" if periodic else "constant"), kernel, layer.bias), 1e-12)
+
+
+@pytest.mark.parametrize("dim, mode", [(1, "zeros"), (1, "circular"), (2, "zeros"), (2, "circular")])
+def test_strided_convolutions_become_themselves_on_the_training_grid(dim, mode):
+    """Every kernel to 6, stride to 4 and padding to 3, two groups, with the grid divided by the stride: equal to torch's, 1e-13 for sums of at most 72 terms; all others are refused by the option's name."""
+    kept, x = 0, randn(2, 4, *(12,) * dim)
+    for k, s, p, groups in itertools.product(range(1, 7), range(1, 5), range(4), (1, 2)):
+        conv = (nn.Conv1d, nn.Conv2d)[dim - 1](4, 2, k, stride=s, padding=p, padding_mode=mode, groups=groups, bias=s > 1, dtype=torch.float64)
+        if k - s <= 2 * p < k:
+            twin = to_operator(conv, x)
+            close(twin(x), conv(x), 1e-13)
+            assert twin(randn(1, 4, *(36,) * dim)).shape[2:] == (36 // s,) * dim
+            kept += 1
+        else:
+            with pytest.raises(ValueError, match="accepted of padding"):
+                to_operator(conv, x)
+    assert kept == 54
+    for k in (2, 4, 5):
+        conv = (nn.Conv1d, nn.Conv2d)[dim - 1](4, 2, k, padding="same", padding_mode=mode, dtype=torch.float64)
+        close(to_operator(conv, x)(x), conv(x), 1e-13)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_transposed_convolutions_become_themselves_on_the_training_grid(dim):
+    """Every kernel to 6, stride to 4, padding and output padding that multiply the grid by the stride: equal to torch's, 1e-13 as above; all others are refused by the option's name."""
+    kept, x = 0, randn(2, 4, *(6,) * dim)
+    for k, s, p, more, groups in itertools.product(range(1, 7), range(1, 5), range(3), range(4), (1, 2)):
+        if more >= s:
+            continue  # refused by torch
+        conv = (nn.ConvTranspose1d, nn.ConvTranspose2d)[dim - 1](4, 2, k, s, padding=p, output_padding=more, groups=groups, bias=p > 0, dtype=torch.float64)
+        if k - 2 * p + more == s:
+            twin = to_operator(conv, x)
+            close(twin(x), conv(x), 1e-13)
+            assert all(twin(randn(1, 4, *(n,) * dim)).shape[2:] == (n * s,) * dim for n in (3, 9, 12))
+            kept += 1
+        else:
+            with pytest.raises(ValueError, match="accepted of padding and output_padding"):
+                to_operator(conv, x)
+    assert kept == 54
+
+
+@pytest.mark.parametrize("n", [18, 24, 30, 36, 48, 96])
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("dim, k, s, lead", [(1, 3, 2, 1), (1, 4, 2, 1), (1, 5, 3, 0), (1, 2, 2, 1), (2, 3, 2, 1), (2, 4, 2, 1), (2, 2, 3, 0)])
+def test_transposed_layer_is_the_transpose_of_the_strided_one_on_every_grid(n, periodic, dim, k, s, lead):
+    """<S f, g> = <f, T g> with the same weights, on grids coarser than the knots, finer, and in between. 1e-13 of the norms: one sum in two orders."""
+    down, up = (layer.double() for layer in (LocalConv(2, 3, k, 1 / 24, dim=dim, stride=s, lead=lead, periodic=periodic, bias=False), LocalConvTranspose(3, 2, k, 1 / 24, s, dim=dim, lead=lead, periodic=periodic, bias=False)))
+    up.load_state_dict(down.state_dict())
+    f, g = randn(1, 2, *(n,) * dim), randn(1, 3, *(n // s,) * dim)
+    close((down(f) * g).sum(), (f * up(g)).sum(), 1e-13 * float(f.norm() * g.norm()))
+
+
+TAPS = torch.tensor([0.3, -0.2, 0.5, 0.4, -0.1], dtype=torch.float64)
+
+
+def tapped(layer):
+    """A convolution of one channel with given taps."""
+    k = layer.weight.shape[-1]
+    with torch.no_grad():
+        layer.weight.copy_(TAPS[:k] if layer.weight.ndim == 3 else TAPS[:k, None] * TAPS.flip(0)[:k])
+    return layer.requires_grad_(False)
+
+
+def rms(x):
+    return float(x.square().mean().sqrt())
+
+
+def orders(errors):
+    """Between neighbouring grids, each twice as fine."""
+    return [math.log2(a / b) for a, b in zip(errors, errors[1:])]
+
+
+def answers(w, p, sign, y, n0, wave):
+    """A transformed kernel of taps w at (j - p) / n0 applied to a wave, in closed form: the transform of the hat times the sum over taps."""
+    a = 2 * math.pi / n0
+    return (math.sin(a / 2) / (a / 2)) ** 2 * sum(float(w[j]) * wave(2 * math.pi * (y + sign * (j - p) / n0)) for j in range(len(w)))
+
+
+@pytest.mark.parametrize("k, s, p", [(3, 2, 1), (4, 2, 1), (2, 2, 0), (5, 3, 1), (3, 3, 0), (5, 1, 2)])
+def test_converted_strided_convolution_is_of_order_two_and_the_pixel_one_collapses(k, s, p):
+    conv = tapped(nn.Conv1d(1, 1, k, s, padding=p, padding_mode="circular", bias=False, dtype=torch.float64))
+    twin, errors, pixels = to_operator(conv, torch.zeros(1, 1, 24, dtype=torch.float64)), [], []
+    for n in (24, 48, 96, 192):
+        x = torch.arange(n, dtype=torch.float64) / n
+        f, exact = (2 * math.pi * x).sin()[None, None], answers(conv.weight[0, 0], p, 1, x[::s], 24, torch.sin)
+        errors.append(rms(twin(f)[0, 0].detach() - exact))
+        pixels.append(rms(conv(f)[0, 0] - exact))
+    assert all(abs(o - 2) < 0.1 for o in orders(errors)), orders(errors)
+    assert pixels[-1] > pixels[1] > 10 * errors[1]
+
+
+@pytest.mark.parametrize("k, s, p, more", [(3, 2, 1, 1), (4, 2, 1, 0), (2, 2, 0, 0), (5, 3, 1, 0), (3, 3, 0, 0), (2, 3, 0, 1)])
+def test_converted_transposed_convolution_is_of_order_two_and_the_pixel_one_is_not(k, s, p, more):
+    """Around the circle everywhere; as converted, which continues by zeros, at a distance from the ends. The coarse grid itself is too coarse for the knots: orders from twice the grid on."""
+    conv = tapped(nn.ConvTranspose1d(1, 1, k, s, padding=p, output_padding=more, bias=False, dtype=torch.float64))
+    twin = to_operator(conv, torch.zeros(1, 1, 12, dtype=torch.float64))
+    circle = LocalConvTranspose(1, 1, k, 1 / (12 * s), s, lead=p, dim=1, bias=False).double().requires_grad_(False)
+    circle.load_state_dict(conv.state_dict())
+    errors, inside, pixels = [], [], []
+    for n in (24, 48, 96, 192):
+        x, y = (torch.arange(m, dtype=torch.float64) / m for m in (n, n * s))
+        f, exact = (2 * math.pi * x).cos()[None, None], answers(conv.weight[0, 0], p, -1, y, 12 * s, torch.cos) / s
+        errors.append(rms(circle(f)[0, 0] - exact))
+        middle = (y > 0.3) & (y < 0.7)
+        inside.append(rms((twin(f)[0, 0].detach() - exact)[middle]))
+        pixels.append(rms((conv(f)[0, 0] - exact)[middle]))
+    assert all(abs(o - 2) < 0.2 for o in orders(errors)), orders(errors)
+    assert abs(math.log2(inside[0] / inside[-1]) / 3 - 2) < 0.2 and pixels[-1] > 0.5 * pixels[0] and pixels[-1] > 10 * inside[-1]
+
+
+def test_a_grid_as_fine_as_the_knots_has_no_checkerboard():
+    """A constant: s different values on the training grid, one where the coarse spacing divides that of the knots."""
+    conv = tapped(nn.ConvTranspose2d(1, 1, 3, 2, padding=1, output_padding=1, bias=False, dtype=torch.float64))
+    circle = LocalConvTranspose(1, 1, 3, 1 / 16, 2, lead=1, bias=False).double().requires_grad_(False)
+    circle.load_state_dict(conv.state_dict())
+    one = lambda n: torch.ones(1, 1, n, n, dtype=torch.float64)  # noqa: E731
+    assert float(circle(one(8)).std()) > 1e-2
+    close(circle(one(16)), conv.weight.sum() / 4, 1e-14)
+    close(to_operator(conv, one(8))(one(8)), conv(one(8)), 1e-14)
+
+
+def test_padding_by_zeros_is_of_order_one_at_the_end_and_two_inside():
+    """f = cos is one at the ends: continued by zero it jumps there, and the points count whole."""
+    conv = tapped(nn.Conv1d(1, 1, 4, 2, padding=1, bias=False, dtype=torch.float64))
+    twin, end = to_operator(conv, torch.zeros(1, 1, 24, dtype=torch.float64)), []
+    fine = twin((2 * math.pi * torch.arange(24 * 256, dtype=torch.float64) / (24 * 256)).cos()[None, None])[0, 0]
+    for r in (2, 4, 8, 16):
+        gap = (twin((2 * math.pi * torch.arange(24 * r, dtype=torch.float64) / (24 * r)).cos()[None, None])[0, 0] - fine[:: 256 // r]).abs()
+        end.append((float(gap.max()), float(gap[len(gap) // 4 : -len(gap) // 4].max())))
+    assert abs(math.log2(end[0][0] / end[-1][0]) / 3 - 1) < 0.2 and abs(math.log2(end[0][1] / end[-1][1]) / 3 - 2) < 0.1
+
+
+def test_an_hourglass_of_strided_and_transposed_layers_converges_and_the_plain_one_does_not():
+    """The whole network: on the training grid the given function, then changes that fall with order two away from the zero padding."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(1, 6, 4, 2, padding=1, padding_mode="circular"), nn.GELU(), nn.Conv1d(6, 6, 3, 2, padding=1, padding_mode="circular"), nn.GELU(), nn.ConvTranspose1d(6, 6, 4, 2, padding=1),
+                        nn.GELU(), nn.ConvTranspose1d(6, 1, 3, 2, padding=1, output_padding=1)).double().requires_grad_(False)
+    u = (2 * math.pi * torch.arange(1024, dtype=torch.float64) / 1024).sin().exp()[None, None]
+    twin = to_operator(net, u[..., ::32])
+    close(twin(u[..., ::32]), net(u[..., ::32]), 1e-13)
+    gaps = [[float((m(u[..., :: 1024 // n])[0, 0, :: n // 32] - m(u)[0, 0, ::32])[8:24].abs().max()) for n in (64, 128, 256)] for m in (twin, net)]
+    assert min(orders(gaps[0])) > 1.8 and abs(orders(gaps[0])[-1] - 2) < 0.2, orders(gaps[0])  # the first step is before the asymptote
+    assert gaps[0][-1] < 0.1 * gaps[1][-1]
+
+
+@pytest.mark.parametrize("layer, option", [
+    (nn.Conv1d(1, 1, 3, dilation=2, padding=2), "dilation"), (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "padding_mode"), (nn.Conv2d(1, 1, (3, 5), padding=1), "kernel_size"),
+    (nn.Conv2d(1, 1, 3, (1, 2), padding=1), "stride"), (nn.Conv2d(1, 1, 3, padding=(1, 2)), "padding"), (nn.Conv1d(1, 1, 5, 5), "stride"), (nn.Conv1d(1, 1, 4, padding=2), "padding"), (nn.Conv1d(1, 1, 17, padding=8), "knots"),
+    (nn.ConvTranspose1d(1, 1, 3, 2, dilation=2), "dilation"), (nn.ConvTranspose1d(1, 1, 3, 2, padding=1), "output_padding"), (nn.ConvTranspose2d(1, 1, 3, 2, padding=1, output_padding=(1, 0)), "output_padding"),
+    (nn.ConvTranspose1d(1, 1, 1, 2), "output_padding"), (nn.ConvTranspose3d(1, 1, 2, 2), "ConvTranspose3d"), (nn.MaxPool1d(2, dilation=2), "dilation"), (nn.AvgPool2d(2, divisor_override=3), "divisor"), (nn.AvgPool1d(3, 2), "window"),
+])  # fmt: skip
+def test_what_has_no_operator_is_refused_by_the_option(layer, option):
+    x = torch.zeros(1, 1, *(16,) * (1 if "1d" in type(layer).__name__ else 3 if "3d" in type(layer).__name__ else 2))
+    with pytest.raises(ValueError, match=option):
+        to_operator(nn.Sequential(layer), x)
+
+
+def test_grids_that_are_no_squares_are_refused_where_a_spacing_is_needed():
+    """One spacing for both axes: a layer that saw 16 by 32 points would not be itself on the training grid."""
+    for layer in (nn.Conv2d(1, 1, 3, padding=1), nn.Conv2d(1, 1, 2, 2), nn.ConvTranspose2d(1, 1, 2, 2), nn.AvgPool2d(2)):
+        with pytest.raises(ValueError, match="grid"):
+            to_operator(layer, torch.zeros(1, 1, 16, 32))
+    x = randn(1, 4, 16, 32).float()
+    net = nn.Sequential(nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4))
+    close(to_operator(net, x)(x), net(x), 1e-5)  # pointwise maps and norms need none; variance in another order, float32
+
+
+def test_conversion_keeps_what_is_frozen():
+    conv, norm = nn.Conv1d(1, 2, 3, padding=1).requires_grad_(False), nn.GroupNorm(1, 2)
+    norm.bias.requires_grad_(False)
+    net = nn.Sequential(conv, norm)
+    assert [p.requires_grad for p in to_operator(net, torch.zeros(1, 1, 8)).parameters()] == [p.requires_grad for p in net.parameters()] == [False, False, True, False]
+
+
+def test_conversion_keeps_double_precision():
+    norm = nn.GroupNorm(1, 3, dtype=torch.float64)
+    nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+    conv = nn.Conv1d(3, 3, 4, 2, padding=1, dtype=torch.float64)
+    for layer, x in ((norm, randn(2, 3, 16)), (conv, randn(2, 3, 16))):
+        close(to_operator(layer, x)(x), layer(x), 1e-13)
 
 
 def test_local_convolution_with_equal_taps_returns_linear_functions_inside():
@@ -146,6 +330,114 @@ def test_weighted_attention_is_scaled_dot_product_attention_with_log_weights():
     q, k, v = (z.unflatten(-1, (2, 4)).transpose(1, 2) for z in layer.qkv(x).split(8, -1))
     out = layer.out(F.scaled_dot_product_attention(q, k, v, attn_mask=w.log()[:, None, None].expand(2, 1, 7, 7)).transpose(1, 2).flatten(2))
     close(layer(x, w), out, 1e-13)
+
+
+LINEAR = QuadratureAttention(8, 2, kind="linear", seed=5).double()
+
+
+def split_heads(layer, x):
+    return (z.unflatten(-1, (2, 4)).transpose(1, 2) for z in layer.qkv(x).split(8, -1))
+
+
+@pytest.mark.parametrize("shape", [None, (7,), (2, 7)])
+def test_linear_attention_is_the_quadratic_formula_with_explicit_weights(shape):
+    """phi(q_i) . phi(k_j) w_j as an n x n matrix, rows divided by their sums. 1e-13: the same sums in another order."""
+    x, w = randn(2, 7, 8), None if shape is None else torch.rand(shape, generator=DRAW, dtype=torch.float64)
+    q, k, v = split_heads(LINEAR, x)
+    a = (F.elu(q) + 1) @ (F.elu(k) + 1).mT * (1 if w is None else w.view(-1, 1, 1, 7))
+    close(LINEAR(x, w), LINEAR.out((a / a.sum(-1, keepdim=True) @ v).transpose(1, 2).flatten(2)), 1e-13)
+
+
+def test_linear_attention_measures_the_domain_and_does_not_count_points():
+    """A point split into two of half its weight changes nothing; places may come in any order; a weight of zero hides a place."""
+    x, w, order = randn(2, 9, 8), torch.rand(9, generator=DRAW, dtype=torch.float64), torch.randperm(9, generator=DRAW)
+    more, parts = torch.cat([x, x[:, 4:5]], 1), torch.cat([w, w[4:5] / 2])
+    parts[4] /= 2
+    close(LINEAR(more, parts)[:, :9], LINEAR(x, w), 1e-13)
+    assert float((LINEAR(more)[:, :9] - LINEAR(x)).detach().abs().max()) > 1e-3  # without weights it does
+    close(LINEAR(x[:, order], w[order]), LINEAR(x, w)[:, order], 1e-13)
+    close(LINEAR(x, torch.where(torch.arange(9) < 5, w, 0.0)), LINEAR(x, w[:5], context=x[:, :5]), 1e-13)
+    close(LINEAR(x, 1000 * w), LINEAR(x, w), 1e-13)
+
+
+def test_linear_attention_converges_with_order_two_on_clustered_points():
+    values = lambda n: torch.stack([(3 * z).sin() for z in ((torch.linspace(0, 1, n, dtype=torch.float64) ** 2)[:, None] + torch.arange(8))])[None]  # noqa: E731
+    ask, shares = values(5), lambda n: quadrature_weights(torch.linspace(0, 1, n, dtype=torch.float64) ** 2)
+    best = LINEAR(ask, shares(4097), context=values(4097))
+    gaps = [float((LINEAR(ask, shares(n), context=values(n)) - best).detach().abs().max()) for n in (65, 129, 257)]
+    assert all(abs(o - 2) < 0.2 for o in orders(gaps)), orders(gaps)
+    assert float((LINEAR(ask, context=values(257)) - best).detach().abs().max()) > 100 * gaps[-1]
+
+
+def test_linear_attention_is_finite_where_its_features_vanish():
+    """Logarithms of features down to -1e4, far below the smallest float32: means of the values still, with finite gradients; and keys that are all of the order of e^-500 against the formula written out in float64."""
+    layer = QuadratureAttention(8, 2, kind="linear", bias=False)
+    with torch.no_grad():
+        layer.qkv.weight[:16] *= 5000
+        layer.out.weight.copy_(torch.eye(8))
+    x, w = randn(1, 12, 8).float().requires_grad_(), torch.rand(12, generator=DRAW)
+    out, kept = layer(x, w), F.linear(x, layer.qkv.weight[16:])
+    assert bool((out >= kept.amin(1, keepdim=True) - 1e-5).all()) and bool((out <= kept.amax(1, keepdim=True) + 1e-5).all())
+    assert bool(torch.autograd.grad(out.sum(), x)[0].isfinite().all())
+    low = QuadratureAttention(8, 2, kind="linear", seed=5)
+    with torch.no_grad():
+        low.qkv.bias[8:16] = -500
+    x, twin = randn(1, 12, 8), QuadratureAttention(8, 2, kind="linear", seed=5).double()
+    twin.load_state_dict(low.state_dict())
+    q, k, v = split_heads(twin, x)
+    a = (F.elu(q) + 1) @ k.exp().mT  # k < 0: elu(k) + 1 itself, without the rounding of one
+    close(low(x.float()).double(), twin.out((a / a.sum(-1, keepdim=True) @ v).transpose(1, 2).flatten(2)), 1e-3)  # float32 knows a logarithm of 500 to 3e-5
+    small = randn(1, 4, 8).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: LINEAR(x, torch.tensor([0.1, 0.4, 0.3, 0.2], dtype=torch.float64)), small)
+
+
+def test_both_kinds_of_attention_have_the_same_parameters_and_start():
+    a, b = QuadratureAttention(8, 2, seed=3), QuadratureAttention(8, 2, kind="linear", seed=3)
+    assert list(a.state_dict()) == list(b.state_dict())
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+
+
+def test_kernel_integral_without_a_basis_has_the_parameters_it_had():
+    """Names, and the draws from the seed in their order."""
+    net, draw = KernelIntegral(2, 3, 1, hidden=4, seed=7), torch.Generator().manual_seed(7)
+    assert list(net.state_dict()) == ["first", "shift", "second"]
+    for p, bound in ((net.first, math.sqrt(1 / 2)), (net.shift, 1.0), (net.second, math.sqrt(3 / 4 / 2))):
+        assert torch.equal(p, (2 * torch.rand(*p.shape, generator=draw) - 1) * bound)
+    assert list(KernelIntegral(2, 3, 1, radius=0.2, basis=3).state_dict()) == ["coefficients"]
+
+
+@pytest.mark.parametrize("basis", [1, 3])
+def test_smooth_basis_converges_faster_than_any_power_and_a_cut_kernel_with_order_one(basis):
+    """Against Gauss's rule on the kernel written out, 400 and 600 points of which agree to 1e-13; the same ball with a constant kernel, cut at its edge, against sine in closed form."""
+    from numpy.polynomial.legendre import leggauss
+
+    net, y, r = KernelIntegral(1, 1, radius=0.2, basis=basis, smooth=False, seed=1).double().requires_grad_(False), 0.47, 0.2
+    centres, A, beta = net.centres[:, 0].tolist(), net.coefficients[:, 0].tolist(), lambda z: math.exp(1 - 1 / (1 - z * z)) if abs(z) < 1 else 0.0
+    kappa = lambda z: beta(z) * sum(a * beta((z - c) * (basis + 1) / 3) for a, c in zip(A, centres))  # noqa: E731
+    truth, check = (r * sum(m * kappa(z) * math.sin(5 * (y + r * z)) for z, m in zip(*leggauss(points))) for points in (600, 400))
+    assert abs(truth - check) < 1e-13
+    cut = KernelIntegral(1, 1, radius=0.2, kernel=lambda x, y: torch.ones(len(y), len(x), dtype=x.dtype), smooth=False).double()
+    smooth, sharp = [], []
+    for n in (33, 65, 129, 257, 513):
+        x = torch.linspace(0, 1, n, dtype=torch.float64)
+        ask = lambda layer: float(layer((5 * x).sin()[None, :, None], x, quadrature_weights(x), torch.tensor([y], dtype=torch.float64)))  # noqa: E731, B023
+        smooth.append(abs(ask(net) - truth))
+        sharp.append(abs(ask(cut) - (math.cos(5 * (y - r)) - math.cos(5 * (y + r))) / 5))
+    assert smooth[-1] < 1e-9 and math.log2(smooth[0] / smooth[-1]) / 4 > 4
+    assert 0.3 < math.log2(sharp[0] / sharp[-1]) / 4 < 1.7
+
+
+@pytest.mark.parametrize("dim, count", [(1, 4), (2, 16), (3, 56)])
+def test_smooth_basis_is_a_convolution_of_compact_support(dim, count):
+    """Shifting points and places together changes nothing (1e-12: the shift is rounded); a point beyond the radius is not seen; centres on a lattice within the ball."""
+    net = KernelIntegral(2, 3, dim, radius=0.4, basis=4, smooth=False).double().requires_grad_(False)
+    x, f, w = torch.rand(60, dim, generator=DRAW, dtype=torch.float64), randn(1, 60, 2), torch.rand(60, generator=DRAW, dtype=torch.float64)
+    assert len(net.centres) == count and float(net.centres.norm(dim=1).max()) < 1
+    close(net(f, x + 3.25, w), net(f, x, w), 1e-12)
+    y = x[:1]
+    far = (x - y).norm(dim=1) >= 0.4
+    close(net(f, x, w, y), net(f[:, ~far], x[~far], w[~far], y), 1e-14)
+    close(net(torch.cat([f, f], 1), torch.cat([x, x]), torch.cat([w, w]) / 2, y), net(f, x, w, y), 1e-13)
 
 
 def test_delaunay_weights_are_exact_for_linear_functions():
@@ -205,7 +497,13 @@ NAN = torch.full((1, 1, 16, 16), float("nan"))
     (lambda: to_operator(nn.Conv2d(1, 1, 3, stride=2), torch.zeros(1, 1, 16, 16)), "module"), (lambda: to_operator(nn.Flatten(), torch.zeros(1, 1, 16, 16)), "module"), (lambda: to_operator(3, torch.zeros(1)), "module"),
     (lambda: to_operator(NeighbourMean(1, 1), torch.zeros(1)), "radius"), (lambda: discretization_error(nn.Identity(), [5], torch.zeros(1, 1, 16)), "resolutions"), (lambda: resample(torch.zeros(4), 0), "size"),
     (lambda: resample(torch.zeros(4), 8, "cubic"), "mode"), (lambda: UNet(1, 1)(torch.zeros(1, 1, 18, 18)), "u"), (lambda: PatchTransformer(1, 1, patch=5), "patch"), (lambda: NNs2NOsConfig(modes=9), "modes"),
-    (lambda: NNs2NOsConfig.preset("cpu", mode=3), "mode"),
+    (lambda: NNs2NOsConfig.preset("cpu", mode=3), "mode"), (lambda: LocalConv(1, 1, 3, 0.1, lead=3), "lead"), (lambda: LocalConv(1, 1, 3, 0.1, stride=0), "stride"), (lambda: LocalConv(1, 1, 3, 0.1, stride=3)(torch.zeros(1, 1, 16, 16)), "stride"),
+    (lambda: LocalConv(2, 3, 3, 0.1, groups=2), "groups"), (lambda: LocalConvTranspose(1, 1, 2, 0.1, 2), "knots"), (lambda: LocalConvTranspose(1, 1, 3, 0.5, 2), "spacing"), (lambda: LocalConvTranspose(1, 1, 3, 0.1, 2.0), "stride"),
+    (lambda: LocalConvTranspose(1, 1, 3, -0.1, 2), "spacing"), (lambda: LocalConvTranspose(3, 2, 3, 0.1, 2, groups=3), "groups"), (lambda: LocalConvTranspose(1, 1, 3, 0.1, 2, dim=3), "dim"), (lambda: LocalConvTranspose(1, 1, 3, 0.1, 2)(NAN), "x"),
+    (lambda: LocalConvTranspose(1, 1, 3, 0.1, 2)(torch.zeros(1, 2, 16, 16)), "x"), (lambda: LocalConvTranspose(1, 1, 3, 0.1, 2)(torch.zeros(1, 1, 16, 16).double()), "x"), (lambda: LocalConvTranspose(1, 1, 3, 0.1, 2)([1.0]), "x"),
+    (lambda: QuadratureAttention(4, 2, kind="lineal"), "kind"), (lambda: QuadratureAttention(4, 2, kind="linear")(torch.zeros(1, 3, 4), -torch.ones(3)), "w"), (lambda: QuadratureAttention(4, 2, kind="linear")(torch.full((1, 3, 4), float("nan"))), "x"),
+    (lambda: KernelIntegral(1, 1, basis=3), "basis"), (lambda: KernelIntegral(1, 1, radius=0.2, basis=0), "basis"), (lambda: KernelIntegral(1, 1, radius=0.2, basis=2.5), "basis"), (lambda: KernelIntegral(1, 1, radius=0.2, basis=2, kernel=torch.cdist), "basis"),
+    (lambda: KernelIntegral(1, 1, radius=0.2, basis=2)(torch.zeros(1, 2, 1).double(), torch.zeros(2), torch.ones(2)), "f"),
 ])  # fmt: skip
 def test_bad_input_is_refused_by_name(wrong, name):
     with pytest.raises((ValueError, TypeError)) as error:

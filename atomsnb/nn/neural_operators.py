@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_domain', 'quadrature_weights', 'check_weights', 'resample', 'check_field', 'draw_uniform', 'SpectralConv',
-           'LocalConv', 'LocalPool']
+           'LocalConv', 'LocalConvTranspose', 'LocalPool']
 
 # %% ../../nbs/nn/neural_operators.ipynb #8e9bdaed
 import math
@@ -290,15 +290,62 @@ class SpectralConv(nn.Module):
         return torch.fft.irfftn(c, s=grid, dim=axes, norm="forward")
 
 # %% ../../nbs/nn/neural_operators.ipynb #3c6056c2
+def _kernel_sizes(knots: Any, spacing: Any, length: Any, lead: Any) -> tuple[int, float, float, int]:
+    """Knots, their spacing, the length of the domain and the lead, or an error that names the argument."""
+    k, h0, length = check_int(knots, "knots", minimum=1), check_number(spacing, "spacing", minimum=0, open_min=True), check_number(length, "length", minimum=0, open_min=True)
+    if lead is None and k % 2 == 0:
+        raise ValueError(f"knots is {k}; accepted: an odd number, so that the kernel has a middle, or an even one with a lead")
+    if k * h0 > length * (1 + 1e-9):
+        raise ValueError(f"knots={k} at spacing={h0:.4g} reach over {k * h0:.4g}; accepted: at most the length {length} of the domain")
+    return k, h0, length, check_int((k - 1) // 2 if lead is None else lead, "lead", minimum=0, maximum=k - 1)
+
+
+def _check_groups(groups: Any, c_in: int, c_out: int) -> int:
+    """A number of groups that divides the channels."""
+    if c_in % check_int(groups, "groups", minimum=1) or c_out % groups:
+        raise ValueError(f"groups={groups} does not divide c_in={c_in} and c_out={c_out}; accepted: a divisor of both")
+    return groups
+
+
+def _spread_taps(h: float, h0: float, knots: int, lead: int) -> tuple[Float[Tensor, "m k"], int]:
+    """A kernel of knots at (j - lead) h0 on a grid of spacing h: the matrix from knots to taps, float64, and the number of taps before the place of the output."""
+    wide = max(h, h0)
+    before, behind = (math.ceil((r * h0 + wide) / h - 1e-9) - 1 for r in (lead, knots - 1 - lead))
+    places = torch.arange(-before, behind + 1, dtype=torch.float64)[:, None] * h - torch.arange(-lead, knots - lead, dtype=torch.float64) * h0
+    return (1 - places.abs() / wide).clamp_min(0) * min(1.0, h / h0), before
+
+
+def _whole_ratio(spacing: float, length: float, grid: Sequence[int]) -> int:
+    """How many times finer a grid is than a spacing, where that is the same whole number along each axis; else 0."""
+    ratios = [spacing * n / length for n in grid]
+    s = round(ratios[0])
+    return s if all(abs(q - s) < 1e-6 for q in ratios) else 0
+
+
+def _padded(x: Tensor, reach: Sequence[tuple[int, int]], periodic: bool) -> Tensor:
+    """A field with more points before and after, along each axis: around the circle, or zeros."""
+    if periodic and any(max(r) > n for r, n in zip(reach, x.shape[2:])):
+        raise ValueError(f"x has {tuple(x.shape[2:])} points, fewer than the reach {tuple(reach)} of the kernel; accepted: a finer grid")
+    return F.pad(x, [r for pair in reversed(reach) for r in pair], mode="circular" if periodic else "constant")
+
+
+def _smoothed(x: Tensor, s: int, dim: int) -> Tensor:
+    """Means with the weights of a hat of 2 s - 1 points along each axis, each of which loses s - 1 points at both ends."""
+    conv, hat = F.conv1d if dim == 1 else F.conv2d, (1 - torch.arange(1 - s, s, dtype=x.dtype, device=x.device).abs() / s) / s
+    for axis in range(dim):
+        x = conv(x.flatten(0, 1)[:, None], hat.view(1, 1, *(-1 if a == axis else 1 for a in range(dim))))[:, 0].unflatten(0, x.shape[:2])
+    return x
+
+
 class LocalConv(nn.Module):
-    """Convolution with a kernel of fixed physical support (@eq-local), equal to an ordinary convolution at the spacing it was built for.
+    """Convolution with a kernel of fixed physical support (@eq-local), equal to an ordinary convolution, strided or not, at the spacing it was built for.
 
     Parameters
     ----------
     c_in, c_out : int
         Channels.
     knots : int
-        Taps k along each axis, odd.
+        Taps k along each axis.
     spacing : float
         Distance h0 of the knots, in the units of the domain.
     dim : int, default 2
@@ -309,71 +356,133 @@ class LocalConv(nn.Module):
         Continue fields around the circle, else by zeros.
     bias : bool, default True
         Add a constant.
+    stride : int, default 1
+        Points per kept point; the output has n / stride points (@eq-strided).
+    lead : int, optional
+        Taps before the place of the output, which the tap j sees at the distance (j - lead) h0: the padding of an ordinary convolution. Default (k - 1) / 2, which needs an odd k.
+    groups : int, default 1
+        Groups of channels that do not see each other.
     seed : int, default 0
         Of the start.
 
     Attributes
     ----------
-    weight : (c_out, c_in, k, ...)
+    weight : (c_out, c_in / groups, k, ...)
         The taps at spacing h0, laid out as in `nn.Conv1d` and `nn.Conv2d`.
 
     Raises
     ------
     ValueError, TypeError
-        An even number of knots, a spacing that is not positive, a support that exceeds the domain, fields that do not fit.
+        An even number of knots without a lead, a spacing that is not positive, a support that exceeds the domain, fields that do not fit, a grid that `stride` does not divide.
     """
 
-    def __init__(self, c_in: int, c_out: int, knots: int, spacing: float, *, dim: int = 2, length: float = 1.0, periodic: bool = True, bias: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, knots: int, spacing: float, *, dim: int = 2, length: float = 1.0, periodic: bool = True, bias: bool = True, stride: int = 1, lead: int | None = None,
+        groups: int = 1, seed: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.c_in, self.c_out, self.dim = check_int(c_in, "c_in", minimum=1), check_int(c_out, "c_out", minimum=1), check_int(dim, "dim", minimum=1, maximum=2)
-        self.knots, self.spacing = check_int(knots, "knots", minimum=1), check_number(spacing, "spacing", minimum=0, open_min=True)
-        self.length, self.periodic = check_number(length, "length", minimum=0, open_min=True), bool(periodic)
-        if knots % 2 == 0:
-            raise ValueError(f"knots is {knots}; accepted: an odd number, so that the kernel has a middle")
-        if knots * spacing > length:
-            raise ValueError(f"knots={knots} at spacing={spacing:.4g} reach over {knots * spacing:.4g}; accepted: at most the length {length} of the domain")
-        draw, fan = torch.Generator().manual_seed(check_int(seed, "seed", minimum=0)), c_in * knots**dim
-        self.weight = nn.Parameter(draw_uniform((c_out, c_in, *(knots,) * dim), math.sqrt(1 / fan), draw))
+        self.knots, self.spacing, self.length, self.lead = _kernel_sizes(knots, spacing, length, lead)
+        self.periodic, self.stride, self.groups = bool(periodic), check_int(stride, "stride", minimum=1), _check_groups(groups, c_in, c_out)
+        draw, fan = torch.Generator().manual_seed(check_int(seed, "seed", minimum=0)), c_in // groups * knots**dim
+        self.weight = nn.Parameter(draw_uniform((c_out, c_in // groups, *(knots,) * dim), math.sqrt(1 / fan), draw))
         self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
 
     def taps(self, n: int) -> Float[Tensor, "m k"]:
         """The matrix from knots to the taps on a grid of n points, along one axis; its columns sum to one where n h0 / length is whole."""
-        h, h0, r = self.length / n, self.spacing, (self.knots - 1) // 2
-        wide = max(h, h0)
-        reach = math.ceil((r * h0 + wide) / h - 1e-9) - 1
-        places = torch.arange(-reach, reach + 1, dtype=torch.float64)[:, None] * h - torch.arange(-r, r + 1, dtype=torch.float64) * h0
-        return ((1 - places.abs() / wide).clamp_min(0) * min(1.0, h / h0)).to(self.weight)
+        return _spread_taps(self.length / n, self.spacing, self.knots, self.lead)[0].to(self.weight)
 
-    def _pad(self, x: Tensor, reach: Sequence[int]) -> Tensor:
-        pads = [r for a in reversed(reach) for r in (a, a)]
-        if self.periodic and any(r > n for r, n in zip(reach, x.shape[2:])):
-            raise ValueError(f"x has {tuple(x.shape[2:])} points, fewer than the reach {tuple(reach)} of the kernel; accepted: a finer grid")
-        return F.pad(x, pads, mode="circular") if self.periodic else F.pad(x, pads)
-
-    def forward(self, x: Float[Tensor, "B c *grid"]) -> Float[Tensor, "B o *grid"]:
-        """Fields (B, c_in, *grid) to (B, c_out, *grid), on any grid."""
+    def forward(self, x: Float[Tensor, "B c *grid"]) -> Float[Tensor, "B o *coarse"]:
+        """Fields (B, c_in, *grid) to (B, c_out, *grid / stride), on any grid that `stride` divides."""
         return self.apply_to(check_field(x, self.c_in, self.dim, self.weight))
 
-    def apply_to(self, x: Float[Tensor, "B c *grid"]) -> Float[Tensor, "B o *grid"]:
+    def apply_to(self, x: Float[Tensor, "B c *grid"]) -> Float[Tensor, "B o *coarse"]:
         """`forward` without the look at the values."""
         conv = F.conv1d if self.dim == 1 else F.conv2d
-        grid, r = x.shape[2:], (self.knots - 1) // 2
-        ratios = [self.spacing * n / self.length for n in grid]
-        s = round(ratios[0])
-        if s >= 1 and all(abs(q - s) < 1e-6 for q in ratios):
-            if self.knots > 1 and s > 1:
-                hat = (1 - torch.arange(1 - s, s, dtype=x.dtype, device=x.device).abs() / s) / s
-                for axis in range(self.dim):
-                    shape, reach = [1] * self.dim, [0] * self.dim
-                    shape[axis], reach[axis] = 2 * s - 1, s - 1
-                    x = conv(self._pad(x, reach).flatten(0, 1)[:, None], hat.view(1, 1, *shape))[:, 0].unflatten(0, x.shape[:2])
-            return conv(self._pad(x, [r * s] * self.dim), self.weight, self.bias, dilation=s)
+        grid, s = x.shape[2:], _whole_ratio(self.spacing, self.length, x.shape[2:])
+        if any(n % self.stride for n in grid):
+            raise ValueError(f"x has a grid of {tuple(grid)} points; accepted: multiples of the stride {self.stride}")
+        if s:
+            sides, fine = (self.lead * s, (self.knots - 1 - self.lead) * s), self.knots > 1 and s > 1
+            if fine and self.periodic:
+                x = _smoothed(_padded(x, [(s - 1, s - 1)] * self.dim, self.periodic), s, self.dim)
+            x = _padded(x, [sides] * self.dim, self.periodic)
+            if fine and not self.periodic:  # what is zero outside has a smoothing that is not
+                x = _smoothed(_padded(x, [(s - 1, s - 1)] * self.dim, self.periodic), s, self.dim)
+            return conv(x, self.weight, self.bias, stride=self.stride, dilation=s, groups=self.groups)
         kernel, reach = self.weight, []
         for n in grid:
-            A = self.taps(n)
-            reach.append((A.shape[0] - 1) // 2)
-            kernel = torch.tensordot(kernel, A, dims=([2], [1]))  # the first of the remaining axes goes, its image comes last
-        return conv(self._pad(x, reach), kernel, self.bias)
+            A, before = _spread_taps(self.length / n, self.spacing, self.knots, self.lead)
+            reach.append((before, len(A) - 1 - before))
+            kernel = torch.tensordot(kernel, A.to(kernel), dims=([2], [1]))  # the first of the remaining axes goes, its image comes last
+        return conv(_padded(x, reach, self.periodic), kernel, self.bias, stride=self.stride, groups=self.groups)
+
+# %% ../../nbs/nn/neural_operators.ipynb #7be20c4d
+class LocalConvTranspose(nn.Module):
+    """A kernel of fixed physical support summed over the points of a grid, on a grid `stride` times as fine (@eq-transposed); equal to an ordinary transposed convolution at the spacing it was built for, and to the transpose of a strided `LocalConv` on every grid.
+
+    Parameters
+    ----------
+    c_in, c_out : int
+        Channels.
+    knots : int
+        Taps k along each axis.
+    spacing : float
+        Distance h0 of the knots, in the units of the domain: the spacing of the output where the layer is the ordinary one.
+    stride : int
+        Points of the output per point of the input, along each axis.
+    dim, length, periodic, bias, lead, groups, seed
+        As in `LocalConv`; the tap j acts at the distance (j - lead) h0 from the place of the input.
+
+    Attributes
+    ----------
+    weight : (c_in, c_out / groups, k, ...)
+        The taps at spacing h0, laid out as in `nn.ConvTranspose1d` and `nn.ConvTranspose2d`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        An even number of knots without a lead, a spacing that is not positive, a support that exceeds the domain, fields that do not fit.
+    """
+
+    def __init__(
+        self, c_in: int, c_out: int, knots: int, spacing: float, stride: int, *, dim: int = 2, length: float = 1.0, periodic: bool = True, bias: bool = True, lead: int | None = None,
+        groups: int = 1, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.c_in, self.c_out = check_int(c_in, "c_in", minimum=1), check_int(c_out, "c_out", minimum=1)
+        self.stride, self.dim, self.periodic = check_int(stride, "stride", minimum=1), check_int(dim, "dim", minimum=1, maximum=2), bool(periodic)
+        self.knots, self.spacing, self.length, self.lead = _kernel_sizes(knots, spacing, length, lead)
+        self.groups = _check_groups(groups, c_in, c_out)
+        draw, fan = torch.Generator().manual_seed(check_int(seed, "seed", minimum=0)), c_in / groups * max(1.0, knots / stride) ** dim
+        self.weight = nn.Parameter(draw_uniform((c_in, c_out // groups, *(knots,) * dim), math.sqrt(1 / fan), draw))
+        self.bias = nn.Parameter(torch.zeros(c_out)) if bias else None
+
+    def forward(self, x: Float[Tensor, "B c *grid"]) -> Float[Tensor, "B o *fine"]:
+        """Fields (B, c_in, *grid) to (B, c_out, *grid * stride), on any grid."""
+        return self.apply_to(check_field(x, self.c_in, self.dim, self.weight))
+
+    def apply_to(self, x: Float[Tensor, "B c *grid"]) -> Float[Tensor, "B o *fine"]:
+        """`forward` without the look at the values."""
+        fine, kernel, q = [n * self.stride for n in x.shape[2:]], self.weight, self.stride
+        s = _whole_ratio(self.spacing, self.length, fine)
+        if s:
+            reach, blur = [(self.lead * s, (self.knots - 1 - self.lead) * s)] * self.dim, s - 1
+        else:
+            reach, blur = [], 0
+            for n in fine:
+                A, before = _spread_taps(self.length / n, self.spacing, self.knots, self.lead)
+                reach.append((before, len(A) - 1 - before))
+                kernel = torch.tensordot(kernel, A.to(kernel), dims=([2], [1]))
+        around = [(-(-(behind + blur) // q), -(-(before + blur) // q)) for before, behind in reach]  # points of the input whose kernels reach in from outside
+        x = (F.conv_transpose1d if self.dim == 1 else F.conv_transpose2d)(_padded(x, around, self.periodic), kernel, stride=q, dilation=max(s, 1), groups=self.groups)
+        x = _smoothed(x, s, self.dim) if blur else x
+        crop = []
+        for n, (left, _), (before, _), size in zip(fine, around, reach, x.shape[2:]):
+            first = q * left + before - blur
+            crop.append((-first, first + n - size))
+        x = F.pad(x, [c for pair in reversed(crop) for c in pair])
+        return x if self.bias is None else x + self.bias.view(-1, *(1,) * self.dim)
 
 # %% ../../nbs/nn/neural_operators.ipynb #77207764
 class LocalPool(nn.Module):

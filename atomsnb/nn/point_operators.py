@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.checks import check_int, check_number, check_tensor
+from ..core.checks import check_choice, check_int, check_number, check_tensor
 from .neural_operators import check_weights, draw_uniform
 
 # %% ../../nbs/nn/point_operators.ipynb #1f56ecd1
@@ -29,6 +29,11 @@ def check_points(f: Any, x: Any, channels: int, like: Tensor) -> tuple[Tensor, T
         if given.dtype != like.dtype:
             raise TypeError(f"{name} has dtype {str(given.dtype).removeprefix('torch.')} but the layer has {str(like.dtype).removeprefix('torch.')}; accepted: one and the same (use .to)")
     return f, x
+
+
+def _bump(z: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+    """exp(1 - 1 / (1 - |z|^2)) inside the unit ball and zero outside: one at the middle, and smooth everywhere."""
+    return (1 - 1 / (1 - z.square().sum(-1)).clamp_min(1e-3)).exp()  # exp(-999) is zero in float64
 
 
 class KernelIntegral(nn.Module):
@@ -46,6 +51,8 @@ class KernelIntegral(nn.Module):
         Width of the network that is the kernel, a function of (x, y).
     kernel : callable, optional
         Instead of a network: (n, d) and (m, d) points to values (m, n), the same for all channels (then c_in = c_out), or (m, n, c_out, c_in).
+    basis : int, optional
+        Instead of a network: smooth bumps at so many centres along each axis of the ball (@eq-bumps), a function of x - y alone. Needs a radius.
     smooth : bool, default True
         Let points fade towards the edge of the ball; False cuts sharply.
     average : bool, default False
@@ -53,15 +60,24 @@ class KernelIntegral(nn.Module):
     seed : int, default 0
         Of the start.
 
+    Attributes
+    ----------
+    first, shift, second : (2 d, hidden), (hidden,), (hidden, c_out c_in)
+        Of the network; not there with a basis.
+    coefficients : (C, c_out c_in)
+        Of the C bumps; only there with a basis.
+
     Raises
     ------
     ValueError, TypeError
         Sizes that are not accepted; in `forward`, a point y without any neighbour within the radius, weights that do not fit.
     """
 
+    centres: Tensor
+
     def __init__(
-        self, c_in: int, c_out: int, dim: int = 1, *, radius: float | None = None, hidden: int = 32, kernel: Callable[[Tensor, Tensor], Tensor] | None = None, smooth: bool = True,
-        average: bool = False, seed: int = 0,
+        self, c_in: int, c_out: int, dim: int = 1, *, radius: float | None = None, hidden: int = 32, kernel: Callable[[Tensor, Tensor], Tensor] | None = None, basis: int | None = None,
+        smooth: bool = True, average: bool = False, seed: int = 0,
     ) -> None:  # fmt: skip
         super().__init__()
         self.c_in, self.c_out, self.dim = check_int(c_in, "c_in", minimum=1), check_int(c_out, "c_out", minimum=1), check_int(dim, "dim", minimum=1)
@@ -69,17 +85,30 @@ class KernelIntegral(nn.Module):
         self.kernel, self.smooth, self.average = kernel, bool(smooth), bool(average)
         check_int(hidden, "hidden", minimum=1)
         draw = torch.Generator().manual_seed(check_int(seed, "seed", minimum=0))
-        self.first = nn.Parameter(draw_uniform((2 * dim, hidden), math.sqrt(1 / (2 * dim)), draw))
-        self.shift = nn.Parameter(draw_uniform((hidden,), 1.0, draw))
-        self.second = nn.Parameter(draw_uniform((hidden, c_out * c_in), math.sqrt(3 / hidden / c_in), draw))
-        if kernel is not None:
-            for p in self.parameters():
-                p.requires_grad_(False)
+        self.basis = None if basis is None else check_int(basis, "basis", minimum=1)
+        if self.basis is None:
+            self.first = nn.Parameter(draw_uniform((2 * dim, hidden), math.sqrt(1 / (2 * dim)), draw))
+            self.shift = nn.Parameter(draw_uniform((hidden,), 1.0, draw))
+            self.second = nn.Parameter(draw_uniform((hidden, c_out * c_in), math.sqrt(3 / hidden / c_in), draw))
+            if kernel is not None:
+                for p in self.parameters():
+                    p.requires_grad_(False)
+            return
+        if radius is None or kernel is not None:
+            raise ValueError(f"basis={basis} is given {'without a radius' if radius is None else 'with a kernel'}; accepted: a basis with a radius, and instead of a kernel")
+        line = torch.arange(1, self.basis + 1, dtype=torch.float64) * (2 / (self.basis + 1)) - 1
+        centres = torch.cartesian_prod(*[line] * dim).view(-1, dim)
+        self.register_buffer("centres", centres[centres.norm(dim=1) < 1].float(), persistent=False)
+        self.coefficients = nn.Parameter(draw_uniform((len(self.centres), c_out * c_in), math.sqrt(3 / len(self.centres) / c_in), draw))
 
     def _values(self, x: Tensor, y: Tensor) -> Tensor:
         """kappa(x_i, y_j), (m, n, c_out, c_in) or (m, n)."""
         if self.kernel is not None:
             return self.kernel(x, y)
+        if self.basis is not None and self.radius is not None:
+            z = (x - y[:, None]) / self.radius
+            bumps = _bump(z)[..., None] * _bump((z[:, :, None] - self.centres) * ((self.basis + 1) / 3))  # each as wide as one and a half steps of the lattice
+            return (bumps @ self.coefficients).unflatten(-1, (self.c_out, self.c_in))
         d = self.dim
         h = F.gelu((x @ self.first[:d])[None] + (y @ self.first[d:])[:, None] + self.shift)
         return (h @ self.second).unflatten(-1, (self.c_out, self.c_in))
@@ -102,7 +131,7 @@ class KernelIntegral(nn.Module):
         -------
         (B, m, c_out)
         """
-        f, x = check_points(f, x, self.c_in, self.first)
+        f, x = check_points(f, x, self.c_in, self.first if self.basis is None else self.coefficients)
         w = check_weights(w, len(x))
         if w.ndim != 1:
             raise ValueError(f"w has shape {tuple(w.shape)}; accepted: ({len(x)},), one set of points for the batch")
@@ -127,8 +156,22 @@ class KernelIntegral(nn.Module):
         return torch.einsum("mnoc,bnc->bmo", values * share[..., None, None], f)
 
 # %% ../../nbs/nn/point_operators.ipynb #d4a867ee
+def _log_features(x: Tensor) -> Tensor:
+    """log(elu(x) + 1), whose exponential never has to be zero."""
+    return torch.where(x > 0, x.clamp_min(0).log1p(), x)
+
+
+def _linear_attention(q: Tensor, k: Tensor, v: Tensor, logw: Tensor | None) -> Tensor:
+    """phi(q) times the sums of w phi(k) v and of w phi(k), as a ratio; (B, h, n, d), (B, h, m, d), (B, h, m, e) and (b, 1, 1, m) to (B, h, n, e)."""
+    a = _log_features(k) if logw is None else _log_features(k) + logw.mT
+    top = a.detach().amax(2, keepdim=True)  # one factor for each feature goes over to the query, a second one cancels: the denominator is at least one
+    b = _log_features(q) + top
+    keys, ask = (a - top).exp(), (b - b.detach().amax(-1, keepdim=True)).exp()
+    return (ask @ (keys.mT @ v)) / (ask @ keys.sum(2)[..., None])
+
+
 class QuadratureAttention(nn.Module):
-    """Multi-head attention as a ratio of integrals (@eq-attentionintegral).
+    """Multi-head attention as a ratio of integrals (@eq-attentionintegral, @eq-linearattention).
 
     Parameters
     ----------
@@ -138,6 +181,8 @@ class QuadratureAttention(nn.Module):
         Divides `width`.
     bias : bool, default True
         Of the four linear maps.
+    kind : {"softmax", "linear"}, default "softmax"
+        Kernel of query and key: exp(q k / sqrt(d)), or phi(q) phi(k) with phi = elu + 1, at a cost that grows with the number of points and not with its square.
     seed : int, default 0
         Of the start.
 
@@ -147,8 +192,9 @@ class QuadratureAttention(nn.Module):
         Sizes that are not accepted; weights that are negative, sum to zero or do not fit.
     """
 
-    def __init__(self, width: int, heads: int = 4, *, bias: bool = True, seed: int = 0) -> None:
+    def __init__(self, width: int, heads: int = 4, *, bias: bool = True, kind: str = "softmax", seed: int = 0) -> None:
         super().__init__()
+        self.kind = check_choice(kind, "kind", ["softmax", "linear"])
         self.width, self.heads = check_int(width, "width", minimum=1), check_int(heads, "heads", minimum=1)
         if width % heads:
             raise ValueError(f"heads={heads} does not divide width={width}; accepted: a divisor")
@@ -180,13 +226,12 @@ class QuadratureAttention(nn.Module):
         context = x if context is None else check_tensor(context, "context", shape=(len(x), None, self.width))
         if x.dtype != self.qkv.weight.dtype or context.dtype != x.dtype:
             raise TypeError(f"x has dtype {x.dtype}, context {context.dtype} and the layer {self.qkv.weight.dtype}; accepted: one and the same (use .to)")
-        bias = None
+        logw = None
         if w is not None:
             w = check_weights(w, context.shape[1]).to(x)
             if w.ndim == 2 and len(w) != len(x):
                 raise ValueError(f"w has {len(w)} rows for a batch of {len(x)}; accepted: (m,), or one row for each")
-            bias = w.log()[None, None, None] if w.ndim == 1 else w.log()[:, None, None]
-            bias = bias.expand(len(x), 1, x.shape[1], context.shape[1])
+            logw = w.log().view(-1, 1, 1, w.shape[-1])
         c = self.width
         if context is x:
             q, k, v = self.qkv(x).split(c, -1)
@@ -194,7 +239,11 @@ class QuadratureAttention(nn.Module):
             q = F.linear(x, self.qkv.weight[:c], None if self.qkv.bias is None else self.qkv.bias[:c])
             k, v = F.linear(context, self.qkv.weight[c:], None if self.qkv.bias is None else self.qkv.bias[c:]).split(c, -1)
         split = lambda z: z.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731
-        return self.out(F.scaled_dot_product_attention(split(q), split(k), split(v), attn_mask=bias).transpose(1, 2).flatten(2))
+        if self.kind == "linear":
+            out = _linear_attention(split(q), split(k), split(v), logw)
+        else:
+            out = F.scaled_dot_product_attention(split(q), split(k), split(v), attn_mask=None if logw is None else logw.expand(len(x), 1, x.shape[1], context.shape[1]))
+        return self.out(out.transpose(1, 2).flatten(2))
 
 # %% ../../nbs/nn/point_operators.ipynb #819cf038
 class FunctionNorm(nn.Module):

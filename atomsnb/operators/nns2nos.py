@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NNs2NOsConfig', 'Discretization', 'discretization_error', 'periodic_coordinates', 'FNO', 'PatchTransformer',
            'OperatorTransformer', 'Interpolated', 'to_operator', 'NeighbourMean', 'UNet', 'OperatorUNet',
-           'FunctionNorm', 'KernelIntegral', 'LocalConv', 'LocalPool', 'QuadratureAttention', 'SpectralConv',
-           'quadrature_weights', 'resample']
+           'FunctionNorm', 'KernelIntegral', 'LocalConv', 'LocalConvTranspose', 'LocalPool', 'QuadratureAttention',
+           'SpectralConv', 'quadrature_weights', 'resample']
 
 # %% ../../nbs/operators/nns2nos.ipynb #cbf446e4
 import copy
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ..core.checks import check_choice, check_int, check_number, check_tensor
 from ..core.runtime import Config
 from ..nn.neural_operators import LocalConv as LocalConv
+from ..nn.neural_operators import LocalConvTranspose as LocalConvTranspose
 from ..nn.neural_operators import LocalPool as LocalPool
 from ..nn.neural_operators import SpectralConv as SpectralConv
 from ..nn.neural_operators import check_field
@@ -33,7 +34,7 @@ from ..nn.point_operators import KernelIntegral as KernelIntegral
 from ..nn.point_operators import QuadratureAttention as QuadratureAttention
 from .nets import relative_l2
 
-_all_ = ["FunctionNorm", "KernelIntegral", "LocalConv", "LocalPool", "QuadratureAttention", "SpectralConv", "quadrature_weights", "resample"]
+_all_ = ["FunctionNorm", "KernelIntegral", "LocalConv", "LocalConvTranspose", "LocalPool", "QuadratureAttention", "SpectralConv", "quadrature_weights", "resample"]
 
 # %% ../../nbs/operators/nns2nos.ipynb #1e60925e
 @dataclass(frozen=True)
@@ -349,42 +350,66 @@ class Interpolated(nn.Module):
         return resample(self.model(resample(u, (self.resolution,) * len(grid), self.mode)), grid, self.mode)
 
 # %% ../../nbs/operators/nns2nos.ipynb #44f9b421
-_CONV, _POOL = (nn.Conv1d, nn.Conv2d), (nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d)
-_REFUSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Flatten, nn.Embedding, nn.Conv3d, nn.MultiheadAttention, nn.RNNBase)
+_CONV, _UP, _POOL = (nn.Conv1d, nn.Conv2d), (nn.ConvTranspose1d, nn.ConvTranspose2d), (nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d)
+_REFUSED = (nn.ConvTranspose3d, nn.Flatten, nn.Embedding, nn.Conv3d, nn.MultiheadAttention, nn.RNNBase)
 
 
-def _single(value: Any) -> int:
+def _single(value: Any, what: str) -> int:
     """The common entry of a size given for each axis."""
     values = {value} if isinstance(value, int) else set(value)
     if len(values) != 1:
-        raise ValueError(f"module has a layer of size {value}; accepted: the same along each axis")
+        raise ValueError(f"{what} is {tuple(value)}; accepted: the same along each axis")
     return values.pop()
 
 
-def _converted(layer: nn.Module, name: str, n: int, length: float) -> nn.Module:
-    """The operator of one layer that saw n points."""
-    if isinstance(layer, _CONV):
-        dim, k, mode = layer.weight.ndim - 2, _single(layer.kernel_size), layer.padding_mode
-        if k == 1 and _single(layer.stride) == 1:
-            return layer
-        same = layer.padding == "same" or (not isinstance(layer.padding, str) and _single(layer.padding) == k // 2)
-        if k % 2 == 0 or _single(layer.stride) != 1 or _single(layer.dilation) != 1 or layer.groups != 1 or not same or mode not in ("circular", "zeros"):
-            raise ValueError(f"module.{name} is {layer}; accepted: odd kernels of stride 1, one group, no dilation, padded by half the kernel with 'circular' or 'zeros'")
-        out: nn.Module = LocalConv(layer.in_channels, layer.out_channels, k, length / n, dim=dim, length=length, periodic=mode == "circular", bias=layer.bias is not None).to(layer.weight)
-        out.load_state_dict(layer.state_dict())
-        return out
+def _convolution(layer: Any, name: str, grid: tuple[int, ...], length: float) -> nn.Module:
+    """The operator of a convolution or a transposed one that saw a grid, or an error that names the option which has none."""
+    k, s, d = (_single(getattr(layer, option), f"module.{name}: {option}") for option in ("kernel_size", "stride", "dilation"))
+    up, mode, p = isinstance(layer, _UP), layer.padding_mode, (d * (k - 1)) // 2 if layer.padding == "same" else 0 if layer.padding == "valid" else _single(layer.padding, f"module.{name}: padding")
+    if k == 1 and p == 0 and not (up and s > 1):
+        return layer
+    n = _single(grid, f"module.{name}: the grid it saw")
+    refuse = lambda option, accepted: ValueError(f"module.{name} is {layer}; accepted of {option}: {accepted}")  # noqa: E731
+    if d != 1:
+        raise refuse("dilation", "1, since a kernel is not known between taps that are apart")
+    if mode not in ("zeros", "circular"):
+        raise refuse("padding_mode", "'zeros' or 'circular'")
+    kwargs: dict[str, Any] = dict(dim=layer.weight.ndim - 2, length=length, periodic=mode == "circular", bias=layer.bias is not None, lead=p, groups=layer.groups)
+    if up:
+        more = _single(layer.output_padding, f"module.{name}: output_padding")
+        if k - 2 * p + more != s:
+            raise refuse("padding and output_padding", f"kernel_size - 2 padding + output_padding equal to the stride {s} (here {k - 2 * p + more}), so that n points become {s} n")
+        out: nn.Module = LocalConvTranspose(layer.in_channels, layer.out_channels, k, length / (n * s), s, **kwargs)
+    else:
+        if layer.padding != "same" and not k - s <= 2 * p < k:
+            fits = " or ".join(str(q) for q in range(max(0, k - s + 1) // 2, (k - 1) // 2 + 1)) or "'same'"
+            raise refuse("padding", f"{fits}, so that n points become n{f' / {s}' if s > 1 else ''}")
+        if n % s:
+            raise refuse("stride", f"a divisor of the {n} points it saw")
+        out = LocalConv(layer.in_channels, layer.out_channels, k, length / n, stride=s, **kwargs)
+    out = out.to(layer.weight)
+    out.load_state_dict(layer.state_dict())
+    return out
+
+
+def _converted(layer: nn.Module, name: str, grid: tuple[int, ...], length: float) -> nn.Module:
+    """The operator of one layer that saw a grid."""
+    if isinstance(layer, (*_CONV, *_UP)):
+        return _convolution(layer, name, grid, length)
     if isinstance(layer, _POOL):
-        k, s = _single(layer.kernel_size), _single(layer.stride)
-        if k != s or _single(layer.padding) != 0:
-            raise ValueError(f"module.{name} is {layer}; accepted: a window as large as the stride, without padding")
+        k, s, p = (_single(getattr(layer, option), f"module.{name}: {option}") for option in ("kernel_size", "stride", "padding"))
+        n = _single(grid, f"module.{name}: the grid it saw")
+        odd = getattr(layer, "divisor_override", None) is not None or getattr(layer, "return_indices", False) or getattr(layer, "dilation", 1) not in (1, (1,), (1, 1))
+        if k != s or p != 0 or odd:
+            raise ValueError(f"module.{name} is {layer}; accepted: a window as large as the stride, without padding, dilation, indices or another divisor")
         return LocalPool(k * length / n, s, dim=1 if isinstance(layer, (nn.AvgPool1d, nn.MaxPool1d)) else 2, length=length, kind="max" if isinstance(layer, (nn.MaxPool1d, nn.MaxPool2d)) else "mean")
     groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else layer.num_features  # type: ignore[union-attr]
     channels = layer.num_channels if isinstance(layer, nn.GroupNorm) else layer.num_features  # type: ignore[union-attr]
     if getattr(layer, "track_running_stats", False):
         raise ValueError(f"module.{name} keeps running statistics; accepted: statistics of each field")
-    norm = FunctionNorm(channels, groups, affine=layer.affine, eps=layer.eps)  # type: ignore[arg-type]
+    norm = FunctionNorm(channels, groups, affine=layer.affine, eps=layer.eps).to(next(layer.parameters(), torch.zeros(())))  # type: ignore[arg-type]
     norm.load_state_dict(layer.state_dict())
-    return norm.to(next(layer.parameters(), torch.zeros(())))
+    return norm
 
 
 def to_operator(module: nn.Module, example: Float[Tensor, "B c *grid"], *, length: float = 1.0, radius: float | None = None) -> nn.Module:
@@ -408,7 +433,7 @@ def to_operator(module: nn.Module, example: Float[Tensor, "B c *grid"], *, lengt
     Raises
     ------
     ValueError, TypeError
-        A layer that has no operator of this kind, a layer that is used on two grids, a missing radius.
+        A layer that has no operator of this kind (the message names the option), a layer that is used on two grids, or on one of different sizes along its axes; a missing radius.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module is {type(module).__name__}; accepted: an nn.Module")
@@ -422,14 +447,14 @@ def to_operator(module: nn.Module, example: Float[Tensor, "B c *grid"], *, lengt
         out.load_state_dict(module.state_dict())
         return out
     example = check_tensor(example, "example", finite=False)
-    kinds, hooks = (*_CONV, *_POOL, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm), []
-    seen: dict[str, set[int]] = {}
+    kinds, hooks = (*_CONV, *_UP, *_POOL, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm), []
+    seen: dict[str, set[tuple[int, ...]]] = {}
     found = {name: layer for name, layer in module.named_modules() if isinstance(layer, kinds)}
     for name, layer in module.named_modules():
         if isinstance(layer, _REFUSED):
             raise ValueError(f"module.{name or '(itself)'} is a {type(layer).__name__}, which depends on the grid; accepted: see the table of to_operator")
     for name, layer in found.items():
-        hooks.append(layer.register_forward_hook(lambda _, given, __, name=name: seen.setdefault(name, set()).add(given[0].shape[-1])))
+        hooks.append(layer.register_forward_hook(lambda _, given, __, name=name: seen.setdefault(name, set()).add(tuple(given[0].shape[2:]))))
     try:
         with torch.no_grad():
             module(example)
@@ -443,6 +468,8 @@ def to_operator(module: nn.Module, example: Float[Tensor, "B c *grid"], *, lengt
             raise ValueError(f"module.{name} saw grids of {sorted(sizes)} points; accepted: a layer that is used, and on one grid")
         where, _, leaf = name.rpartition(".")
         new = _converted(layer, name, sizes.pop(), length)
+        for key, p in new.named_parameters():
+            p.requires_grad_(layer.get_parameter(key).requires_grad)
         if not name:
             return new
         if new is not layer:
