@@ -21,6 +21,7 @@ import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 from . import __version__
+from .core.memory import MemoryShortageError, explained
 from .core.papers import SCALES, Paper, UsageError, check_scale, check_settings, checkout, find_config, find_paper, keeps_ledger, ledger_rooms, notebook_path, papers, parse_settings, studies, unknown
 
 # %% ../nbs/cli.ipynb #7252fbf9
@@ -203,7 +204,12 @@ def train(paper: Positional[PaperName], *, scale: Scale = "cpu", set_: Settings 
             folder.save(status="training")
         _everyone_waits()
         try:
-            history = function(config.preset(scale, **chosen), out=place, resume="auto")
+            with explained(entry.room, scale, chosen):
+                history = function(config.preset(scale, **chosen), out=place, resume="auto")
+        except MemoryShortageError:
+            if first:
+                folder.save(status="failed")
+            raise
         except KeyboardInterrupt:
             if first:
                 folder.save(status="interrupted")
@@ -370,7 +376,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 all right, 1 a cell failed, a verdict changed or an extra is missing, 2 bad usage, 130 interrupted.
+        Exit status: 0 all right, 1 a cell failed, a verdict changed, memory ran out or an extra is missing, 2 bad usage, 130 interrupted.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
@@ -388,10 +394,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(w in ("-h", "--help") for w in words[1:]):
             print(help_text(words[0]))
             return 0
-        return int(tyro.cli(COMMANDS[words[0]], args=words[1:], prog=f"atomsnb {words[0]}", config=(tyro.conf.FlagCreatePairsOff,)))
+        with explained():
+            return int(tyro.cli(COMMANDS[words[0]], args=words[1:], prog=f"atomsnb {words[0]}", config=(tyro.conf.FlagCreatePairsOff,)))
     except UsageError as error:
         print(f"atomsnb: {error}", file=sys.stderr)
         return 2
+    except MemoryShortageError as error:
+        print(f"atomsnb: {error}", file=sys.stderr)
+        return 1
     except ImportError as error:
         if type(error).__name__ != "MissingExtraError":
             raise

@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE / "reliability"))
 FULL = HERE.parents[0] / "benchmarks" / "results" / "reliability"
 SHARES = {"r1_hostile_checkpoints": 20, "r2_mutated_safetensors": 150, "r4_kill_and_resume": 1, "r5_kill_during_save": 10}
-AT_LEAST = {"R1": 40, "R2": 500, "R4": 20, "R5": 50, "R9": 50}
+AT_LEAST = {"R1": 40, "R2": 500, "R4": 20, "R5": 50, "R7": 25, "R9": 50}
 
 
 @pytest.mark.parametrize("suite", list(SHARES))
@@ -34,6 +34,13 @@ def test_adversarial_sizes_show_no_flaw_that_is_not_on_record():
     assert recorded["tried"] >= 40 and recorded["passed"] + recorded["failed"] == recorded["tried"] and len(recorded["missed"]) == recorded["failed"]
     result = import_module("r14_adversarial_sizes").measure(0.2)
     assert result["tried"] >= 25 and not set(result["missed"]) - set(recorded["missed"]), result["misses"]
+
+
+def test_too_little_memory_is_said_in_one_line_and_the_process_goes_on():
+    """The part of R7 that lasts seconds: library functions of every room under a cap, and a kernel that is killed."""
+    pytest.importorskip("resource")
+    result = import_module("r7_out_of_memory").measure(0.1)
+    assert result["failed"] == 0 and result["tried"] >= 14, result["misses"]
 
 
 PLANTED = {"hang": (lambda: time.sleep(60), "", "no answer"), "death": (lambda: os.kill(os.getpid(), 9), "", "died"), "nan": (lambda: float("nan"), "", "silent NaN"),

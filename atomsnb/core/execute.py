@@ -26,6 +26,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
+from .memory import Shortage, recognise, recognise_death
+
 # %% ../../nbs/core/execute.ipynb #24413a5c
 @dataclass(frozen=True)
 class CellRecord:
@@ -59,11 +61,20 @@ class CellFailure:
     """First lines of the cell."""
     traceback: tuple[str, ...]
     """Last lines of the traceback, without escape codes."""
+    shortage: Shortage | None = None
+    """What was asked for and what there was, if memory ran out."""
+
+    @property
+    def said(self) -> str:
+        """The cause in one line or, for an exception, in the words of its message."""
+        if self.shortage is not None:
+            return str(self.shortage)
+        return f"{self.name}: {self.message}" if self.message else self.name
 
     def __str__(self) -> str:
         """Where, what, the first lines of the cell and the last of the traceback."""
         where = f"cell {self.index}" + (f" (under “{self.heading}”)" if self.heading else "")
-        lines = [f"{where}: {self.name}: {self.message}" if self.message else f"{where}: {self.name}"]
+        lines = [f"{where}: {self.said}"]
         lines += [f"    | {line}" for line in self.source]
         lines += [f"    {line}" for line in self.traceback]
         return "\n".join(lines)
@@ -271,17 +282,19 @@ class _Driver(threading.Thread):
             return False
         self.watcher.cell_started(index, heading)
         self.begun.set()
-        start, failure = time.monotonic(), None
+        start, failure, pid = time.monotonic(), None, self.result.kernel_pid
         try:
             await self.client.async_execute_cell(cell, index, execution_count=self.client.code_cells_executed + 1)
         except CellExecutionError as error:
             kind = "interrupted" if self.stopping.is_set() and error.ename == "KeyboardInterrupt" else "error"
-            failure = _failure(index, heading, cell, kind, error.ename, plain(error.evalue), plain(error.traceback).splitlines())
+            failure = _failure(index, heading, cell, kind, error.ename, plain(error.evalue), plain(error.traceback).splitlines(), recognise(error.ename, plain(error.evalue), pid))
         except CellTimeoutError:
             failure = _failure(index, heading, cell, "timeout", "TimeoutError", f"no end after {self.timeout:g} s; the kernel was killed", ())
         except DeadKernelError:
             kind = "interrupted" if self.stopping.is_set() else "died"
-            failure = _failure(index, heading, cell, kind, "DeadKernelError", "the kernel ended (out of memory, a crash in native code, or a kill)", ())
+            manager: Any = self.client.km
+            why = None if kind == "interrupted" else recognise_death(await manager.provisioner.poll(), pid)
+            failure = _failure(index, heading, cell, kind, "DeadKernelError", "the kernel ended (out of memory, a crash in native code, or a kill)", (), why)
         cell.outputs = tidy(cell.outputs)
         record = CellRecord(index, heading, time.monotonic() - start, "ok" if failure is None else failure.kind)
         self.result.cells.append(record)
@@ -290,10 +303,10 @@ class _Driver(threading.Thread):
         return failure is None
 
 # %% ../../nbs/core/execute.ipynb #f478e28a
-def _failure(index: int, heading: str, cell: NotebookNode, kind: Any, name: str, message: str, traceback: Any) -> CellFailure:
+def _failure(index: int, heading: str, cell: NotebookNode, kind: Any, name: str, message: str, traceback: Any, shortage: Shortage | None = None) -> CellFailure:
     lines = [line for line in cell.source.splitlines() if not line.startswith("#|")]
     first = [line for line in lines if line.strip()][:6]
-    return CellFailure(index, heading, kind, name, message.strip(), tuple(first), tuple(line for line in traceback if line.strip("- ") and "Traceback (most recent" not in line)[-12:])
+    return CellFailure(index, heading, kind, name, message.strip(), tuple(first), tuple(line for line in traceback if line.strip("- ") and "Traceback (most recent" not in line)[-12:], shortage)
 
 # %% ../../nbs/core/execute.ipynb #e86fcfdd
 def kernel_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -230,7 +230,7 @@ FIGURES = (
     Figure("R4", "kill −9 at a random step, then resume", "20 of 20 bit-exact on CPU", _SUITE + "r4_kill_and_resume"),
     Figure("R5", "kill −9 or a full disk during a save", "60 of 60 leave a loadable checkpoint", _SUITE + "r5_kill_during_save"),
     Figure("R6", "the same figures again, by number of threads", "equal for equal settings", _SUITE + "r6_same_figures"),
-    Figure("R7", "too little memory", "a message with what is needed, the process usable after", "no command yet"),
+    Figure("R7", "too little memory", "a message with what is needed, the process usable after", _SUITE + "r7_out_of_memory"),
     Figure("R8", "any working directory, several at a time", "every notebook passes with identical ledgers", _SUITE + "r8_any_directory"),
     Figure("R9", "imports and notebooks without a connection", "0 attempts", _SUITE + "r9_offline"),
     Figure("R10", "a gate that can fail: planted failing cell, hang, wrong verdict", "every canary caught", _SUITE + "r10_canaries"),

@@ -447,8 +447,7 @@ def render_timing(cells: Sequence[CellRecord], top: int = 8) -> str:
 def render_failure(failure: CellFailure) -> str:
     """Which cell failed, the first lines of its source and the last of its traceback."""
     where = "the kernel did not start" if failure.index < 0 else f'<a href="#cell-{failure.index}">cell {failure.index}</a>' + (f" under “{html.escape(failure.heading)}”" if failure.heading else "")
-    said = html.escape(f"{failure.name}: {failure.message}" if failure.message else failure.name)
-    return (f"<strong>{'Interrupted' if failure.kind == 'interrupted' else 'Failed'}</strong> in {where}: {said}"
+    return (f"<strong>{'Interrupted' if failure.kind == 'interrupted' else 'Failed'}</strong> in {where}: {html.escape(failure.said)}"
             + _pre("\n".join(failure.source), "code") + _pre("\n".join(failure.traceback), "error"))
 
 # %% ../../nbs/core/report.ipynb #27e423eb

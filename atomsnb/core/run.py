@@ -18,7 +18,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from .checks import check_number
 from .execute import CellFailure, CellRecord, Execution, Watcher, execute
 from .folder import RunFolder
 from .ledger import Change, Ledger, LedgerError, committed, compare, load_ledger
+from .memory import advice
 from .papers import UsageError, check_scale, check_settings, find_config, keeps_ledger, notebook_path, papers, room_of
 from .provenance import code_hash, device_name, git_commit, versions
 from .report import Page, pictures, read_bibliography, render_failure
@@ -217,7 +218,8 @@ class RunReport:
             lines.append("FAILED: no code cell was executed")
         if run.failure is not None:
             stopped = run.failure.kind == "interrupted"  # whoever pressed Ctrl-C knows why, and needs no traceback
-            lines.append("INTERRUPTED in " + str(run.failure).partition(f": {run.failure.name}")[0] if stopped else f"FAILED in {run.failure}")
+            told = str(run.failure) if run.failure.shortage is None else str(run.failure).splitlines()[0]  # where memory ran out, one line says all of it
+            lines.append("INTERRUPTED in " + told.partition(f": {run.failure.name}")[0] if stopped else f"FAILED in {told}")
         if self.problem:
             lines.append(f"FAILED: {self.problem}")
         if self.changes:
@@ -293,7 +295,7 @@ def _validated(room: str, scale: str, settings: Mapping[str, Any]) -> dict[str, 
         return {}
     from importlib import import_module
     try:
-        config = find_config(import_module(f"atomsnb.{room}")) if any(p.room == room for p in papers()) else None
+        config = find_config(import_module(f"atomsnb.{room}")) if keeps_ledger(room) else None
     except ImportError:
         config = None
     return dict(settings) if config is None else check_settings(config, scale, settings)
@@ -379,6 +381,8 @@ def run_notebook(
         env = {"ATOMSNB_OUT": str(place), "ATOMSNB_PROGRESS": "0"}
         with _Follower(notebook, place / f"{room.split('.')[-1]}.ipynb", room, show) as follower:
             execution = execute(notebook, cwd=notebook_file.parent, env=env, timeout=limit, watcher=follower)
+        if execution.failure is not None and execution.failure.shortage is not None:
+            execution.failure = replace(execution.failure, shortage=replace(execution.failure.shortage, advice=advice(room, scale, chosen)))
         changes, ledger, problem = claim_changes(place, room, scale) if execution.failure is None else ([], _readable(place), "")
         report = RunReport(room, scale, chosen, place, execution, ledger, changes, problem, folder.resumed)
         write_run(folder, report, facts)

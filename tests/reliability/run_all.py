@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 HERE = Path(__file__).resolve().parent
-SUITES = ("r1_hostile_checkpoints", "r2_mutated_safetensors", "r3_bad_inputs", "r4_kill_and_resume", "r5_kill_during_save", "r6_same_figures", "r8_any_directory", "r9_offline", "r10_canaries", "r12_provenance", "r13_pages", "r14_adversarial_sizes")
+SUITES = ("r1_hostile_checkpoints", "r2_mutated_safetensors", "r3_bad_inputs", "r4_kill_and_resume", "r5_kill_during_save", "r6_same_figures", "r7_out_of_memory", "r8_any_directory", "r9_offline", "r10_canaries", "r12_provenance", "r13_pages", "r14_adversarial_sizes")
 
 
 def machine() -> str:
