@@ -343,6 +343,14 @@ def test_the_pseudo_gradient_estimates_the_slope_of_the_expected_loss():
     assert errors[0.1] < errors[0.8] / 5
 
 
+def test_thresholds_stay_above_zero():
+    sae = ThresholdSAE(4, 6)
+    with torch.no_grad():
+        sae.theta.copy_(torch.tensor([-1.0, 0.0, 5e-4, 1e-3, 2e-3, 1.0]))
+    sae.tidy()
+    assert sae.theta.tolist() == torch.tensor([1e-3, 1e-3, 1e-3, 1e-3, 2e-3, 1.0]).tolist()
+
+
 # ------------------------------------------------------------------------------------------------ studies
 TINY = dict(seeds=2, dim=8, atoms=12, sparsity=2, samples=(10, 200), capacities=(6, 12), steps=10, batch=16, fit_tokens=300, train_tokens=200, heldout_tokens=100, n_atoms=16, l0=4,
             act_steps=10, act_batch=16, grid_tokens=(8, 100), grid_atoms=(8, 16), grid_steps=5)  # fmt: skip
@@ -367,6 +375,9 @@ def test_activation_study_runs_on_a_file_and_train_leaves_a_dictionary(tmp_path)
     stored = load_file(tmp_path / "out" / "atoms.safetensors")
     assert history.completed == 10 and stored["atoms"].shape == (6, 16)
     first = {name: tensor.clone() for name, tensor in stored.items()}
+    aip = AtomicInnerProduct.fit(data.fit)
+    noted = ThresholdSAE(6, 16).fit(aip.whiten(data.train), l0=cfg.l0, steps=cfg.act_steps, batch_size=cfg.act_batch, lr=cfg.lr, rate=0.1, progress=False)  # as the notebook trains
+    assert torch.equal(noted.w_enc, first["w_enc"]) and torch.equal(noted.theta, first["theta"])
     assert atoms.train(cfg, out=tmp_path / "out", progress=False).resumed_from == 10
     assert all(torch.equal(first[k], v) for k, v in load_file(tmp_path / "out" / "atoms.safetensors").items())
 
