@@ -196,6 +196,24 @@ def test_streamed_stability_agrees_with_exact(seed, H, N, K):
     assert exact.method == "exact" and streamed.method == "streamed" and abs(exact.mu_q - streamed.mu_q) < 0.1
 
 
+@pytest.mark.parametrize("K", [2, 3, 4])
+def test_the_overlap_at_q_star_is_the_largest_below_the_window(K):
+    """For constant K both methods must name the same pair; the histogram to within a bin."""
+    chosen = {(0, 1): 0.05, (0, 2): 0.1, (0, 3): 0.17, (1, 2): 0.24, (1, 3): 0.36, (2, 3): 0.5}
+    gram = torch.eye(4, dtype=torch.float64)
+    for (i, j), overlap in chosen.items():
+        gram[i, j] = gram[j, i] = overlap
+    D, below = torch.linalg.cholesky(gram).T, [v for v in chosen.values() if v < 1 / (2 * K - 1)]
+    exact, streamed = (stability(D, torch.full((5,), K), method=method) for method in ("exact", "streamed"))
+    assert abs(exact.q_star - (len(below) - 1) / 5) < 1e-12 and abs(exact.mu_q - max(below)) < 1e-12
+    assert abs(streamed.q_star - exact.q_star) < 1e-6 and abs(streamed.mu_q - max(below)) <= 1 / 4096
+
+
+def test_up_to_4096_atoms_all_overlaps_are_held():
+    D = gaussian(3, 4097)
+    assert [stability(D[:, :n], torch.ones(2)).method for n in (4096, 4097)] == ["exact", "streamed"]
+
+
 def test_streamed_stability_of_8192_atoms_is_within_a_thousandth():
     """The exact value for constant K is the share of overlaps below 1 / (2K - 1), counted pair by pair."""
     D = unit_atoms(torch.randn(64, 8192, generator=torch.Generator().manual_seed(0)))
@@ -360,6 +378,12 @@ def test_planted_study_fills_its_grid():
     cells = planted_study(AtomsConfig.preset("cpu", **TINY), **QUIET)
     assert {(c.samples, c.latents, c.seed) for c in cells} == {(n, N, s) for n in (10, 200) for N in (6, 12) for s in (0, 1)}
     assert all(c.train <= 1 and 0 <= c.q_star <= 1 and 0 <= c.recovered <= 1 for c in cells)
+
+
+def test_a_planted_study_with_room_and_data_finds_every_atom():
+    cells = planted_study(AtomsConfig.preset("cpu", **TINY | dict(dim=16, atoms=24, sparsity=2, samples=(10, 2000), capacities=(12, 32), steps=800, batch=256)), **QUIET)
+    roomy, narrow = ([c for c in cells if c.samples == 2000 and c.latents == n] for n in (32, 12))
+    assert min(c.recovered for c in roomy) > 0.9 and max(c.recovered for c in narrow) < 0.5 and all(1 < c.l0 < 4 for c in roomy)
 
 
 def test_activation_study_runs_on_a_file_and_train_leaves_a_dictionary(tmp_path):
