@@ -266,3 +266,50 @@ def test_the_refit_is_a_minimum_in_the_last_branch_layer(constraint):
             refit_branch(wrong, data)
     with pytest.raises(ValueError, match="triples"):
         refit_branch(net, dynamics_data(linear_system(), GaussianRandomField(0.4), 10, sensors(10), seed=1, dtype=torch.float64))
+
+
+# ------------------------------------------------------------------------------------------------ written out by hand
+def test_places_are_taken_relative_to_the_domain():
+    inside, plain = DeepONet(5, p=4, domain=[(2.0, 6.0)], seed=3), DeepONet(5, p=4, seed=3)
+    y = torch.linspace(2, 6, 7)[:, None]
+    assert torch.equal(inside.basis(y), plain.basis((y - 2) / 4))
+    inside.basis(y + 3e-5)  # a slack of 1e-5 of the width
+    for outside in (1.99994, 6.00006):
+        with pytest.raises(ValueError, match="domain"):
+            inside.basis(torch.tensor([[outside]]))
+
+
+def test_the_bias_is_added_once_to_triples_and_to_grids():
+    net = DeepONet(5, p=4, seed=3, copies=2)
+    with torch.no_grad():
+        net.b0.copy_(torch.tensor([0.5, -2.0]).view(net.b0.shape))
+    u, y = rand(6, 5), rand(6, 1)
+    with_bias, grids = net(u, y), net.grid(u, y)
+    with torch.no_grad():
+        net.b0.zero_()
+    shift = torch.tensor([0.5, -2.0])
+    assert torch.allclose(with_bias - net(u, y), shift[:, None].expand(2, 6), atol=1e-6) and torch.allclose(grids - net.grid(u, y), shift[:, None, None].expand(2, 6, 6), atol=1e-6)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_the_closed_form_allows_for_bias_and_constraint(constrained):
+    """At the least squares the slope of the error in the last layer vanishes, up to the penalty; a bias or prescribed values that were forgotten, or taken twice, leave one."""
+    constraint = HardConstraint(lambda y: 1 + y[..., 0], lambda y: 3 - y[..., 0]) if constrained else None
+    net = DeepONet(6, (40,), (40,), 3, constraint=constraint, seed=1, activation="tanh").double()
+    data = OperatorData(rand(30, 6, dtype=torch.float64), torch.linspace(0, 1, 9, dtype=torch.float64)[:, None], rand(30, 9, seed=4, dtype=torch.float64), True)
+    with torch.no_grad():
+        net.b0.fill_(0.7)
+    slopes = []
+    for _ in range(2):
+        error = (net.grid(data.u, data.y) - data.s).square().mean()
+        slopes.append(max(float(g.abs().max()) for g in torch.autograd.grad(error, [net.branch.weights[-1], net.branch.biases[-1]])))
+        refit_branch(net, data, penalty=1e-12)
+    assert slopes[1] < 1e-6 * slopes[0]
+
+
+def test_principal_components_answer_triples_as_they_answer_grids():
+    table = dynamics_data(linear_system(), GaussianRandomField(0.2), 30, sensors(20), points=11)
+    net = PODDeepONet(20, table.s, table.y, p=5)
+    grid = net.grid(table.u, table.y)
+    for j in (0, 4, 10):
+        assert torch.allclose(net(table.u, table.y[j].expand(30, 1)), grid[:, j], atol=1e-5)

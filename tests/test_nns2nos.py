@@ -509,3 +509,42 @@ def test_bad_input_is_refused_by_name(wrong, name):
     with pytest.raises((ValueError, TypeError)) as error:
         wrong()
     assert name in str(error.value)
+
+
+# ---- written out by hand
+
+def test_a_fourier_operator_is_what_its_formula_says():
+    """No activation after the last layer; weights start within the square root of one over the width."""
+    net = FNO(2, 1, 3, width=5, layers=3, dim=1, coordinates=False, seed=3).double()
+    u = randn(4, 2, 16)
+    h = net.lift(u)
+    for i, (spectral, skip) in enumerate(zip(net.spectral, net.skip)):
+        h = spectral(h) + torch.einsum("oc,bcn->bon", skip, h)
+        h = F.gelu(h) if i < 2 else h
+    close(net(u), net.project(h), 1e-12)
+    assert [m.weight.shape for m in net.lift.maps] == [(10, 2), (5, 10)]
+    assert max(float(w.detach().abs().max()) for w in net.skip) <= math.sqrt(1 / 5)
+
+
+def test_a_block_has_attention_and_a_pointwise_network():
+    block = OperatorTransformer(1, 1, 8, seed=3).double().blocks[0]
+    h = randn(2, 9, 8)
+    half = h + block.attention(block.norms[0](h), None)
+    close(block(h), half + block.narrow(F.gelu(block.wide(block.norms[1](half)))), 1e-12)
+
+
+@pytest.mark.parametrize("length", [0.5, 3.0])
+def test_the_unit_of_length_does_not_matter_to_pooling(length):
+    pool, x, fine = nn.Sequential(nn.AvgPool1d(2)), randn(1, 2, 16), randn(1, 2, 64)
+    scaled, unit = to_operator(pool, x, length=length), to_operator(pool, x)
+    close(scaled(x), pool(x), 1e-12)
+    close(scaled(fine), unit(fine), 1e-12)
+
+
+def test_the_mean_over_neighbours_is_a_mean():
+    net = NeighbourMean(2, 3, neighbours=4, hidden=6, seed=1).double()
+    x, f = randn(7, 1), randn(2, 7, 2)
+    for i in range(7):
+        near = (x - x[i]).abs()[:, 0].argsort()[:4]
+        each = [(F.gelu(net.first[:1].T @ x[j] + net.first[1:].T @ x[i] + net.shift) @ net.second).view(3, 2) @ f[:, j].T for j in near]
+        close(net(f, x)[:, i], torch.stack(each).mean(0).T, 1e-12)
