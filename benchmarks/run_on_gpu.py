@@ -18,13 +18,15 @@ The whole for the atoms notebook, whose transformer need not travel: `--activati
     cp runs/gpu/claims.json claims/gpu/representation.atoms.json && cp runs/gpu/atoms_capacity.json benchmarks/results/
 
 Run the second from a checkout whose commit is the one to be named (or set ATOMSNB_COMMIT to it where git is absent): a ledger of a tree with
-uncommitted changes says so. --time prints the CPU seconds of the slowest cells, whatever else the machine is doing.
+uncommitted changes says so. --time prints the CPU seconds of the slowest cells, whatever else the machine is doing. A run that fails, or that is ended
+by Ctrl-C or a limit of time (`timeout`), leaves what it had measured in claims-cut.json.
 """
 import argparse
 import ast
 import importlib.util
 import json
 import os
+import signal
 import sys
 import time
 import types
@@ -78,7 +80,12 @@ def execute(notebook: Path, parameters: dict) -> list:
         if cell["cell_type"] != "code":
             continue
         started, source = time.process_time(), "".join(cell["source"])
-        exec(compile(source, f"{notebook.stem}, cell {number}", "exec"), names)
+        try:
+            exec(compile(source, f"{notebook.stem}, cell {number}", "exec"), names)
+        except BaseException:
+            if parameters["OUT"] is not None and "ledger" in names:
+                names["ledger"].save(Path(parameters["OUT"], "claims-cut.json"))
+            raise
         if "parameters" in cell["metadata"].get("tags", []):
             names |= parameters
         spent.append((time.process_time() - started, number, next((line for line in source.splitlines() if line and not line.startswith("#")), "")[:80]))
@@ -104,6 +111,7 @@ def main() -> None:
         changes["activations"] = str(Path(changes["activations"]).resolve())
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("MPLBACKEND", "agg")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))
     without_jupyter()
     if a.activations is not None:
         return write_activations(a.scale, changes, a.activations)

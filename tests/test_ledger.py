@@ -1,5 +1,7 @@
 """Laws of atomsnb.core.record and atomsnb.core.ledger: nothing is measured before it is declared, no verdict is typed, no file contradicts itself."""
 import dataclasses
+import functools
+import io
 import json
 import math
 import os
@@ -455,9 +457,9 @@ def test_html_is_a_real_table_that_needs_no_script_no_style_sheet_and_no_colour(
     outline = Outline(book.table()._repr_html_())
     assert outline.open == [] and {"script", "style", "link", "img"}.isdisjoint(t for t, _ in outline.tags)
     assert [t for t, _ in outline.tags][:2] == ["table", "caption"]
-    assert [a.get("scope") for t, a in outline.tags if t == "th"] == ["col"] * 7 + ["row"] * 4
+    assert [a.get("scope") for t, a in outline.tags if t == "th"] == ["col"] * 7 + ["row"] * 3 + ["rowgroup", "row"] and [t for t, _ in outline.tags].count("tbody") == 2
     assert outline.rows[0] == ["Claim", "Paper", "Ours", "Peer", "Control", "Rule", "Verdict"]
-    assert [row[-1].split(" ", 1)[1] for row in outline.rows[1:]] == ["holds", "holds in part", "refuted", "not testable here"]
+    assert [row[-1].split(" ", 1)[1] for row in outline.rows[1:]] == ["holds", "holds in part", "refuted", "not testable at this scale", "not testable here"]
     styles = [a["style"] for t, a in outline.tags if "style" in a]
     assert not any(re.search(r"(?<![-\w])color:(?!inherit)|background:(?!transparent)", s) for s in styles)  # text in the page's own colours
 
@@ -466,7 +468,78 @@ def test_html_shows_figures_spread_certainty_and_reason(book):
     rows = Outline(book._repr_html_()).rows
     assert rows[1][1].startswith("0.9 %") and "0.75 %" in rows[1][2] and "spread 0.1" in rows[1][2] and "3\u00a0seeds" in rows[1][2]
     assert "recalled, not read" in rows[2][1] and "reported by others" in rows[3][1] and "recalled" not in rows[1][1]
-    assert "two billion" in rows[4][2] and rows[2][5] == "ours - control > 0.1"
+    assert rows[4] == ["1 not testable at this scale"] and "two billion" in rows[5][2] and rows[2][5] == "ours - control > 0.1"
+
+
+def shown(book):
+    """Ids and divides from top to bottom, as HTML and as text show them; ids stand in the statements, so that both do."""
+    rows = [row[0].rsplit("claim ", 1)[-1] if len(row) > 1 else "|" + row[0] for row in Outline(book._repr_html_()).rows[1:]]
+    text = [m[1] or "|" + m[2] for m in re.finditer(r"^ claim (\w+)|^ (\d+ not testable at this scale) ─+$", str(book.table()), re.M)]
+    return [re.sub(r"^(\w+?)\1$", r"\1", row) for row in rows], text
+
+
+def mixed(kinds, ids=None):
+    """A ledger with a claim for each letter: measured, not testable, pending."""
+    book = Ledger("demo.toy")
+    for id, kind in zip(ids or (f"c{i}" for i in range(len(kinds))), kinds):
+        declared(book, id, statement=f"claim {id}")
+        if kind == "m":
+            book.measure(id, ours=[0.75])
+        if kind == "n":
+            book.not_testable(id, "no such machine")
+    return book
+
+
+@functools.cache
+def one_of_each():
+    """A record of a measurement, and one of a claim that is not testable."""
+    return {kind: mixed(kind).records["c0"] for kind in "mn"}
+
+
+@pytest.mark.parametrize("kinds, order", [
+    ("nmnm", ["c1", "c3", "|2 not testable at this scale", "c0", "c2"]), ("mmn", ["c0", "c1", "|1 not testable at this scale", "c2"]), ("mpm", ["c0", "c1", "c2"]), ("npm", ["c1", "c2", "|1 not testable at this scale", "c0"]),
+    ("mm", ["c0", "c1"]), ("nnn", ["c0", "c1", "c2"]), ("pp", ["c0", "c1"]), ("np", ["c1", "|1 not testable at this scale", "c0"]), ("", []),
+])  # fmt: skip
+def test_figures_come_before_what_cannot_be_tested(home, kinds, order):
+    """Within both parts nothing moves, whatever the verdict; where there is one part there is no divide; HTML and text agree."""
+    assert shown(mixed(kinds)) == (order, order)
+
+
+@given(st.permutations("abcdefg"), st.text("mn", min_size=7, max_size=7))
+def test_the_order_for_a_reader_is_stable(ids, kinds):
+    records = one_of_each()
+    rows = [(dataclasses.replace(records[k].claim, id=i), records[k]) for i, k in zip(ids, kinds)]
+    assert room.reading_order(iter(rows)) == ([row for row, k in zip(rows, kinds) if k == "m"], [row for row, k in zip(rows, kinds) if k == "n"])
+
+
+def test_the_order_for_a_reader_leaves_the_file_alone(home):
+    book = mixed("nmnm", ("d", "b", "a", "c"))
+    assert [row.claim.id for row in book.table().rows] == ["b", "c", "d", "a"] and list(book) == ["d", "b", "a", "c"]
+    assert [r["claim_id"] for r in json.loads(book.to_json())["records"]] == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "claims").glob("*/*.json")), ids=lambda f: f"{f.parent.name}-{f.stem}")
+def test_committed_ledgers_show_figures_first_and_fit_eighty_columns(file):
+    """A file is sorted by id; a reader meets the same order in each part, and no dash before a figure."""
+    ledger = load_ledger(file)
+    table, text = ledger.table(), str(ledger.table())
+    ids = [row.claim.id for row in table.rows]
+    assert sorted(ids) == sorted(ledger.records) == list(ledger.records)
+    apart = [row.verdict == "not testable here" for row in table.rows]
+    assert apart == sorted(apart) and ids == sorted(ids[: len(ids) - sum(apart)]) + sorted(ids[len(ids) - sum(apart) :])
+    assert max(map(len, text.splitlines())) <= 80 and text.count("not testable at this scale") == (0 < sum(apart) < len(ids)) and ledger.to_json() == file.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [20, 79, 80, 200])
+def test_the_divide_is_no_wider_than_the_table_or_the_window(home, width):
+    """On a wide terminal it ends where the table ends, on a narrow one where the window ends; colour only repeats."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=width, color_system="truecolor", force_terminal=True, force_jupyter=False, legacy_windows=False)
+    console.print(mixed("mn").table())
+    lines = [re.sub(r"\x1b\[[\d;]*m", "", line).rstrip() for line in console.file.getvalue().splitlines()]
+    rules = [len(line) for line in lines if line.strip(" ─") in ("", "1 not testable at this scale") and "─" in line]
+    assert max(map(len, lines)) <= width and (width < 79 or (len(rules) == 2 and rules[0] == rules[1]))
 
 
 def test_hostile_text_stays_text(home):

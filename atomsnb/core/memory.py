@@ -122,7 +122,7 @@ _SAID = re.compile(
     r"|Insufficient memory to run|Storage size calculation overflowed|larger than the maximum possible size|Maximum allowed (?:dimension|size) exceeded|need (?:[\d,]+|2\*\*\d+) bytes"
 )
 _OVERFLOW = re.compile(r"calculation overflowed|maximum possible size|Maximum allowed|need 2\*\*")
-_ASKED = re.compile(r"(?:tried to allocate|Unable to allocate|Required memory:|need) ?([\d.,]+) ?(bytes|[KMGTPE]?i?B|M)\b", re.I)
+_ASKED = re.compile(r"(?:tried to allocate|Unable to allocate|unable to mmap|Required memory:|need) ?([\d.,]+) ?(bytes|[KMGTPE]?i?B|M)\b", re.I)
 _SIZE = r"([\d.]+) ([KMGTPE]?i?B|bytes)"
 
 
@@ -144,8 +144,8 @@ class Shortage:
     """How the process ended, where it was ended from outside and memory is the likely reason rather than the known one."""
 
     def __str__(self) -> str:
-        asked = "a piece of memory of unknown size was asked for" if self.asked is None else f"{show_bytes(self.asked)} were asked for in one piece"
-        head = f"{self.killed}, most likely for want of memory" if self.killed else f"out of memory: {asked}"
+        asked = "the error does not say how much was asked for" if self.asked is None else f"{show_bytes(self.asked)} were asked for in one piece"
+        head = f"{self.killed}, most likely for want of memory, how much it asked for is not known" if self.killed else f"out of memory: {asked}"
         have = f"{show_bytes(self.free)} are available" if self.free is not None else "what is available is not known"
         if self.limit is not None:
             have = f"{have} of {show_bytes(self.limit)} ({self.bound})" if self.free is not None else f"the limit is {show_bytes(self.limit)} ({self.bound})"

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,22 +20,25 @@ from torch import Tensor, nn
 
 from ..core.checks import check_int, check_number, check_tensor
 from ..nn.attention import attend, rotate
+from ..nn.replay import Replay
 from ..nn.transformer import Transformer
 
 # %% ../../nbs/models/masked_sampling.ipynb #a2be959e
 class _Pruned:
     """A model that is asked for logits at some positions only; see `logits_at`."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, often: bool = False) -> None:
         self.model, inner = model, model if isinstance(model, Transformer) else getattr(model, "model", None)
         self.inner: Transformer | None = None
+        self.replay: Replay | None = None
         self.trunk: Transformer | None = None
         if not isinstance(inner, Transformer) or inner.config.causal or inner.training: return
         self.last: Any = list(inner.model.layers)[-1]
         skipped = [inner, inner.model, *self.last.modules(), inner.model.norm, *([] if inner.lm_head is None else [inner.lm_head])]
         if any(m._forward_hooks or m._forward_pre_hooks for m in skipped): return
         self.inner = inner
-        if inner.config.n_layers == 1: return
+        self.replay = Replay.of(inner) if often else None
+        if inner.config.n_layers == 1 or self.replay is not None: return
         self.trunk = Transformer(inner.config.replace(n_layers=1, vocab_size=1, d_ff=1)).eval()  # a shell: its own weights are replaced
         self.trunk.config = inner.config.replace(n_layers=inner.config.n_layers - 1)
         self.trunk.model.embed_tokens, self.trunk.model.norm, self.trunk.lm_head = inner.model.embed_tokens, inner.model.norm, nn.Linear(inner.config.d_model, 1, bias=False).to(inner.model.embed_tokens.weight)
@@ -52,9 +55,22 @@ class _Pruned:
             logits = out if isinstance(out, Tensor) else out.logits
             if logits.ndim != 3 or logits.shape[:2] != ids.shape: raise ValueError(f"model gives logits of shape {tuple(logits.shape)}; accepted: (B, L, V) = ({ids.shape[0]}, {ids.shape[1]}, V)")
             return torch.take_along_dim(logits, positions[:, :, None], 1)
-        model, a, L, place = self.inner, self.last.self_attn, ids.shape[1], positions[:, :, None]
-        if self.trunk is None: x = model.model.embed_tokens(ids)
-        else: x = self.trunk(ids, return_hidden=True, positions=positions[0, :1]).hidden[-1]
+        if self.replay is not None:
+            B, W = positions.shape  # one recording serves many: rows to the next power of two, positions to the next multiple of 32
+            return self.replay("logits at positions", self.recorded, (ids, positions), ((1 << (B - 1).bit_length(), ids.shape[1]), (1 << (B - 1).bit_length(), -(-W // 32) * 32)))[:B, :W]
+        if self.trunk is None: return self.finish(self.inner.model.embed_tokens(ids), positions)
+        return self.finish(self.trunk(ids, return_hidden=True, positions=positions[0, :1]).hidden[-1], positions)
+
+    def recorded(self, ids: Tensor, positions: Tensor) -> Tensor:
+        """The pass without a test or a shell: the blocks one after the other."""
+        model, x = cast(Transformer, self.inner), cast(Transformer, self.inner).model.embed_tokens(ids)
+        block: Any
+        for block in list(model.model.layers)[:-1]: x, _ = block(x, model.cos[: ids.shape[1]], model.sin[: ids.shape[1]])
+        return self.finish(x, positions)
+
+    def finish(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The last block and the head at some positions, from the residual stream before that block."""
+        model, a, L, place = cast(Transformer, self.inner), self.last.self_attn, x.shape[1], positions[:, :, None]
         cos, sin, size = model.cos[:L], model.sin[:L], (-1, model.config.head_dim)
         normed, here = self.last.input_layernorm(x), torch.take_along_dim(x, place, 1)
         q = rotate(a.q_proj(torch.take_along_dim(normed, place, 1)).unflatten(-1, size), cos[positions], sin[positions])
@@ -305,7 +321,7 @@ class _Decoder:
                  end_id: int | None, on_step: Callable[[Step], Any] | None, max_vetoes: int, shortcuts: bool) -> None:
         self.model, self.ids, self.mask_id, self.temperature, self.policy, self.generator = model, ids.cpu().clone(), mask_id, temperature, policy or TopK(), generator
         self.end_id, self.on_step, self.max_vetoes, self.shortcuts, self.device = end_id, on_step, max_vetoes, shortcuts, _device(model, ids.device)
-        self.scorer = _Pruned(model)
+        self.scorer = _Pruned(model, often=True)
         self.banned, self.largest = torch.tensor([mask_id, *banned], device=self.device), max(mask_id, *banned, 0)
         (B, L), self.holes = ids.shape, self.ids == mask_id
         place = torch.arange(L)
@@ -364,7 +380,7 @@ class _Decoder:
                 both, twin = torch.cat([ids, positions], 1).unique(dim=0, return_inverse=True)
                 self.twins = len(both) < len(rows)
                 if self.twins: ids, positions = both[:, : ids.shape[1]], both[:, ids.shape[1] :]
-            logits = self.scorer(ids.to(self.device), positions.to(self.device))
+            logits = self.scorer(ids.to(self.device), positions.to(self.device)) if self.scorer.replay is None else self.scorer(ids, positions)
             self.rows_encoded += len(ids)
             if twin is not None and self.twins: logits = logits[twin.to(self.device)]
         if self.largest >= logits.shape[-1]: raise ValueError(f"mask_id or banned names token {self.largest}; accepted: tokens below the model's {logits.shape[-1]}")

@@ -18,16 +18,10 @@ from scipy.optimize import linprog
 from torch import Tensor
 
 from ..core.checks import check_choice, check_int, check_number, check_same, check_tensor
+from ..core.magnitude import binary_size, squares_hold
 from ..kernels.gram import max_offdiagonal
 
 # %% ../../nbs/nn/frames.ipynb #9f2b75a4
-def _binary_size(x: Tensor, dim: int) -> Tensor:
-    """Largest power of two that does not exceed max |x| along a kept axis; 1 where all is zero. Dividing by it costs no digit."""
-    top = x.detach().abs().amax(dim, keepdim=True)
-    top = top.to(torch.promote_types(top.dtype, torch.float32))
-    return torch.where(top > 0, top / (2 * torch.frexp(top).mantissa), 1.0).to(x.dtype)
-
-
 def unit_atoms(D: Float[Tensor, "H N"], metric: Float[Tensor, "H H"] | None = None) -> Float[Tensor, "H N"]:
     """Columns mapped into the geometry of `metric` and scaled to length one.
 
@@ -59,11 +53,11 @@ def unit_atoms(D: Float[Tensor, "H N"], metric: Float[Tensor, "H H"] | None = No
         if int(info) != 0:
             raise ValueError(f"metric must be positive definite: its leading minor of order {int(info)} is not")
     A = D if metric is None else L.T @ D
-    norms, kind = torch.linalg.vector_norm(A, dim=0), torch.finfo(D.dtype)
-    if not bool(((norms > math.sqrt(kind.tiny / kind.eps)) & (norms < math.inf)).all()):  # squares overflowed, or lost digits below the smallest normal number
-        A = D / _binary_size(D, 0)
+    norms = torch.linalg.vector_norm(A, dim=0)
+    if not bool(squares_hold(norms, rooted=True).all()):
+        A = D / binary_size(D, 0)
         A = A if metric is None else L.T @ A
-        A = A / _binary_size(A, 0)
+        A = A / binary_size(A, 0)
         norms = torch.linalg.vector_norm(A, dim=0)
         if bool((norms == 0).any()):
             raise ValueError(f"D must have no atom of norm zero, got {int((norms == 0).sum())} of {D.shape[1]} (first at column {int((norms == 0).int().argmax())})")
@@ -349,7 +343,7 @@ def omp(D: Float[Tensor, "H N"], x: Float[Tensor, "n H"], k: int, *, tol: float 
     check_same(x.shape[1], "x columns", D.shape[0], "D rows (H)")
     k = check_int(k, "k", minimum=1, maximum=min(D.shape))
     tol = 100 * torch.finfo(D.dtype).eps if tol is None else check_number(tol, "tol", minimum=0.0)
-    unit, size, limit = _binary_size(D, 0), _binary_size(x, 1), torch.finfo(D.dtype).max ** 0.25
+    unit, size, limit = binary_size(D, 0), binary_size(x, 1), torch.finfo(D.dtype).max ** 0.25
     low, high = torch.cat([unit[0], size[:, 0]]).aminmax()
     if float(high) > limit or float(low) < 1 / limit:
         return _in_units(omp(D / unit, x / size, k, tol=tol), size / unit, D)
@@ -403,7 +397,7 @@ def basis_pursuit(D: Float[Tensor, "H N"], x: Float[Tensor, "n H"], *, nonnegati
         return basis_pursuit(D, x[None], nonnegative=nonnegative)[0]
     check_tensor(x, "x", ndim=2)
     check_same(x.shape[1], "x columns", D.shape[0], "D rows (H)")
-    unit, size = _binary_size(D.double().flatten(), 0), _binary_size(x.double(), 1)
+    unit, size = binary_size(D.double().flatten(), 0), binary_size(x.double(), 1)
     low, high = torch.cat([unit, size[:, 0].to(unit)]).aminmax()
     if float(high) > 2.0**20 or float(low) < 2.0**-10:
         return _in_units(basis_pursuit(D.double() / unit, x.double() / size, nonnegative=nonnegative), size.to(unit) / unit, D)

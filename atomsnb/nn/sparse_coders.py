@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.checks import check_int, check_number, check_same, check_tensor
+from ..core.magnitude import binary_size, varies
 from ..core.runtime import default_device, sha256_array
 from ..core.train import Batches, History, TensorBatches, fit
 
@@ -61,16 +62,10 @@ class CopyBatches(Batches):
         return {"shape": list(self.x.shape), "rows": self.limit[:, 0].tolist(), "batch_size": self.batch_size, "seed": self.seed, "sample": sha256_array(probe.float().cpu())}
 
 # %% ../../nbs/nn/sparse_coders.ipynb #0243aa29
-def _varies(x: Float[Tensor, "n H"]) -> bool:
-    """Whether a column of x varies by more than its rounding: whether its entries leave every interval of two machine epsilons of its largest magnitude. Its mean is not asked, for that rounds too."""
-    low, high = torch.aminmax(x, dim=0)
-    return bool((high - low > 2 * torch.finfo(x.dtype).eps * torch.maximum(high.abs(), low.abs())).any())
-
-
-def _unit_of(x: Tensor) -> float:
-    """What to divide samples by so that no square leaves the range: 1, or the power of two at the largest entry where that lies outside [2**-40, 2**40]."""
-    largest = float(x.abs().max())
-    return 1.0 if largest == 0 or 2.0**-40 <= largest <= 2.0**40 else math.ldexp(1.0, math.frexp(largest)[1] - 1)
+def _unit_of(x: Tensor) -> Tensor:
+    """What to divide samples by so that no square leaves the range: 1, or their binary size where that lies outside [2**-40, 2**40)."""
+    size = binary_size(x)
+    return torch.where((size >= 2.0**-40) & (size < 2.0**40), 1.0, size)
 
 
 class CoderLoss(NamedTuple):
@@ -246,7 +241,7 @@ class SparseCoder(nn.Module):
         Gradients are clipped only where `optimizer` does it: the one-pass Adam of a single threshold autoencoder on a GPU bounds their joint norm by 1,
         while on a CPU and for copies nothing is clipped. The same settings therefore train differently there: compare figures within one of the two.
 
-        Samples whose largest entry lies outside [2**-40, 2**40] are trained in units of a power of two of that size, so that no square leaves the range.
+        Samples whose largest entry lies outside [2**-40, 2**40) are trained in units of a power of two of that size, so that no square leaves the range.
         """
         x = check_tensor(x, "x", ndim=(2, 3))
         check_same(x.shape[-1], "x's last axis", self.d_in, "d_in")
@@ -263,7 +258,7 @@ class SparseCoder(nn.Module):
         lead = 1 if x.ndim == 2 and rows is None else (self.copies or 1)
         parts = [(x[c] if x.ndim == 3 else x)[: rows[c] if rows else None] for c in range(lead)]
         unit = torch.stack([((p - p.mean(0)).square().sum(-1).mean() / l0).sqrt() for p in parts])
-        if not bool((unit > 0).all()) or not all(map(_varies, parts)):
+        if not bool((unit > 0).all()) or not all(map(varies, parts)):
             raise ValueError("x has no variance: every row is the same")
         unit = unit[0] if self.copies is None or lead == 1 else unit
         self.to(device)

@@ -20,6 +20,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from ..core.checks import check_choice, check_int, check_number, check_same, check_tensor
+from ..core.magnitude import binary_size, squares_hold
 from ..core.runtime import Config, progress
 from .boolean import bit_strings, check_bits, label_unitary, reed_muller, subset_majority, subset_parity
 from .digits import BinaryImages, binarize_images, load_images, tutorial_counts
@@ -512,10 +513,9 @@ def polyak_step(theta: Float[Tensor, "*runs P"], loss: float | Tensor, gradient:
             raise ValueError(f"loss holds {float(losses.min()):.3g}; accepted: numbers of at least 0")
     else:
         losses = theta.new_tensor(check_number(loss, "loss", minimum=0))
-    square, kind, size = gradient.square().sum(-1, keepdim=True), torch.finfo(gradient.dtype), None
-    if not bool(((square > kind.tiny / kind.eps) & (square < math.inf)).all()):
-        top = gradient.abs().amax(-1, keepdim=True)
-        size = torch.where(top > 0, top / (2 * torch.frexp(top).mantissa), 1.0)
+    square, size = gradient.square().sum(-1, keepdim=True), None
+    if not bool(squares_hold(square).all()):
+        size = binary_size(gradient, -1)
         gradient = gradient / size
         square = gradient.square().sum(-1, keepdim=True)
     step = rate * losses[..., None] / torch.where(square == 0, torch.ones_like(square), square) * gradient

@@ -22,6 +22,7 @@ from scipy.special import betainc
 from torch import Tensor, nn
 
 from ..core.checks import check_choice, check_int, check_number, check_same, check_tensor
+from ..core.magnitude import binary_size, squares_hold, varies
 from ..core.runtime import Config, atomic_write
 from ..core.train import History
 from ..kernels.adam import sae_optimizer
@@ -29,7 +30,7 @@ from ..kernels.gram import offdiagonal_histogram
 from ..kernels.threshold_sae import jumprelu, threshold_sae_loss
 from ..models.activations import ActivationData, load_activations, read_activations
 from ..nn.frames import basis_pursuit, coherence, max_unique_sparsity, near_orthogonal_dictionary, omp, planted_atoms, rip_constant, spark, unit_atoms, welch_bound
-from ..nn.sparse_coders import CoderLoss, SparseCoder, _varies
+from ..nn.sparse_coders import CoderLoss, SparseCoder
 
 # %% ../../nbs/representation/atoms.ipynb #6c322715
 @dataclass(frozen=True)
@@ -224,14 +225,14 @@ def faithfulness(x: Float[Tensor, "n H"], x_hat: Float[Tensor, "*copies n H"], c
     for axis, label in ((-1, "columns"), (-2, "rows")):
         check_same(x_hat.shape[axis], f"x_hat's {label}", x.shape[axis], f"x's {label}")
     missing = "x has no variance" if centered else "x is zero"
-    if centered and not _varies(x):
+    if centered and not varies(x):
         raise ValueError(f"{missing}: every column is constant up to rounding; accepted: rows that differ")
     x, x_hat = x.double(), x_hat.to(x.device).double()
     if (largest := float(x.abs().max())) > 2.0**400:
-        unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
-        x, x_hat = x / unit, x_hat / unit
-    total, kind = (x - x.mean(0)).square().sum() if centered else x.square().sum(), torch.finfo(torch.float64)
-    if float(total) < kind.tiny / kind.eps:
+        size = binary_size(x)
+        x, x_hat = x / size, x_hat / size
+    total = (x - x.mean(0)).square().sum() if centered else x.square().sum()
+    if not bool(squares_hold(total)):
         raise ValueError(f"{missing}, as far as squares in float64 can tell (its largest entry is {largest:.3g}); accepted: larger differences (multiply x and x_hat by a common factor)")
     score = 1 - (x_hat - x).square().sum((-1, -2)) / total
     return float(score) if x_hat.ndim == 2 else score
