@@ -167,6 +167,28 @@ def test_commit_says_dirty_only_when_tracked_files_differ(house):
     assert git_commit() == clean + "-dirty"
 
 
+def test_without_git_the_environment_names_the_commit(house, monkeypatch):
+    house()
+    for told in ("0" * 40, "ab" * 20 + "-dirty"):
+        monkeypatch.setenv("ATOMSNB_COMMIT", told)
+        assert git_commit() == told
+    for told in ("abc123", "main", "0" * 40 + "-changed"):
+        monkeypatch.setenv("ATOMSNB_COMMIT", told)
+        with pytest.raises(ValueError, match="ATOMSNB_COMMIT is .*accepted"):
+            git_commit()
+    monkeypatch.setenv("ATOMSNB_COMMIT", "")
+    assert git_commit() is None
+
+
+def test_an_empty_end_of_a_format_changes_nothing():
+    """Python 3.12.0 to 3.12.2 put an empty string behind a nested replacement field; the fingerprint must not see it."""
+    tree = ast.parse("f'{a:>{c}}'", mode="eval")
+    other = ast.parse("f'{a:>{c}}'", mode="eval")
+    other.body.values[0].format_spec.values.append(ast.Constant(""))
+    assert provenance._canonical(tree) == provenance._canonical(other) != provenance._canonical(ast.parse("f'{a:<{c}}'", mode="eval"))
+    assert provenance._canonical(ast.parse("['', 'a']")) != provenance._canonical(ast.parse("['a']"))
+
+
 def test_without_git_there_is_no_commit(house, monkeypatch):
     house()
     monkeypatch.setenv("PATH", str(house.root))

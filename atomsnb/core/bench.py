@@ -10,9 +10,7 @@ __all__ = ['Estimate', 'median_interval', 'Comparison', 'synchronize', 'compare'
 import ctypes
 import json
 import math
-import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ import numpy as np
 import torch
 
 from .checks import check_int, check_number
+from .provenance import device_name, git_commit
 from .runtime import atomic_write, repo_root
 
 # %% ../../nbs/core/bench.ipynb #fa5bc882
@@ -156,14 +155,8 @@ def _status_kb(key: str) -> float:
 
 
 def _device_name(device: torch.device) -> str:
-    """Name of the processor behind a torch device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    try:
-        models = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    except OSError:
-        models = []
-    return f"{models[0] if models else platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
+    """Name of the GPU, or of the processor and how many of its threads torch may use: a time on a CPU means little without."""
+    return device_name(device) + ("" if device.type == "cuda" else f", {torch.get_num_threads()} thread(s)")
 
 
 def synchronize(device: "torch.device | str | None" = None) -> None:
@@ -389,7 +382,7 @@ def fit_exponent(sizes: Sequence[float] | np.ndarray, values: Sequence[float] | 
 
 # %% ../../nbs/core/bench.ipynb #d150f1ef
 def provenance(device: "torch.device | str | None" = None) -> dict:
-    """What a figure needs to be believed: device, versions, threads, date (UTC) and commit (with "-dirty" where files changed; environment variable ATOMSNB_COMMIT where git is absent)."""
+    """What a figure needs to be believed: device, versions, threads, date (UTC) and commit (with "-dirty" where files changed; environment variable ATOMSNB_COMMIT where git is absent, as in `core.provenance.git_commit`)."""
     where = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     if where.type == "cuda":
@@ -399,20 +392,7 @@ def provenance(device: "torch.device | str | None" = None) -> dict:
         versions["triton"] = version("triton")
     except Exception:  # an absent triton is not an error
         pass
-    return {"device": _device_name(where), "versions": versions, "threads": torch.get_num_threads(), "date": datetime.now(timezone.utc).date().isoformat(), "commit": _commit()}
-
-
-def _commit() -> "str | None":
-    """Current commit of the checkout, or None."""
-    root = repo_root()
-    try:
-        def git(*args: str) -> str:
-            return subprocess.run(["git", *args], cwd=root, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-        if root is None:
-            raise OSError("no checkout")
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return os.environ.get("ATOMSNB_COMMIT")
+    return {"device": _device_name(where), "versions": versions, "threads": torch.get_num_threads(), "date": datetime.now(timezone.utc).date().isoformat(), "commit": git_commit()}
 
 
 def results_folder(folder: "Path | str | None" = None) -> Path:

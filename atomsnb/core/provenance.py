@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,8 @@ def _canonical(node: object) -> str:
     """A syntax tree as text: class names and non-empty fields, without strings that stand alone, equal under every Python version."""
     if isinstance(node, ast.Constant):
         return f"{type(node.value).__name__}:{node.value!r}"
+    if isinstance(node, ast.JoinedStr):  # Python 3.12.0 to 3.12.2 end a format with an empty string
+        return f"JoinedStr(values=[{','.join(_canonical(v) for v in node.values if getattr(v, 'value', None) != '')}])"
     if isinstance(node, ast.AST):
         fields = ((name, getattr(node, name, None)) for name in node._fields if name not in _SILENT_FIELDS)
         parts = [f"{name}={text}" for name, value in fields if value is not None and (text := _canonical(value)) != "[]"]
@@ -176,11 +179,20 @@ def _git(root: Path, *arguments: str) -> str | None:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout, with `-dirty` appended when tracked files differ from it; None without git or outside a checkout."""
+    """The commit of the checkout, with `-dirty` appended when tracked files differ from it. Without git or outside a checkout: what the environment variable ATOMSNB_COMMIT says, else None.
+
+    Raises
+    ------
+    ValueError
+        ATOMSNB_COMMIT is needed and is no commit.
+    """
     root = repo_root()
     top = _git(root, "rev-parse", "--show-toplevel") if root else None
     if root is None or not top or Path(top).resolve() != root.resolve() or not (head := _git(root, "rev-parse", "HEAD")):
-        return None
+        told = os.environ.get("ATOMSNB_COMMIT") or None
+        if told is not None and not re.fullmatch("[0-9a-f]{40,64}(-dirty)?", told):
+            raise ValueError(f"ATOMSNB_COMMIT is {told!r}; accepted: a whole commit, 40 hexadecimal digits, with -dirty behind it where files had been changed")
+        return told
     return head + ("-dirty" if _git(root, "status", "--porcelain", "--untracked-files=no") else "")
 
 # %% ../../nbs/core/provenance.ipynb #d1f2564f
