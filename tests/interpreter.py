@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 
 
+def since_triton(least: str, why: str) -> None:
+    """Skip, with the reason, under an older Triton or none."""
+    triton = pytest.importorskip("triton")
+    if tuple(map(int, triton.__version__.split(".")[:2])) < tuple(map(int, least.split("."))):
+        pytest.skip(f"Triton {triton.__version__}: {why}")
+
+
 def interpret(folder: Path, program: str) -> str:
     """Run a program with TRITON_INTERPRET=1 and return what it printed; skips where Triton is not installed."""
     pytest.importorskip("triton")

@@ -334,13 +334,11 @@ def test_compiled_and_eager_agree():
 def test_without_a_compiler_it_goes_on_with_one_warning(monkeypatch, tmp_path):
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     plain, fallen = network(width=7), network(width=7)
     fit(plain, loss_fn, data(), steps=6, device="cpu")
-    with warnings.catch_warnings(record=True) as caught:
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(fallen, loss_fn, data(), steps=6, device="cpu", compile=True)
     torch._dynamo.reset()

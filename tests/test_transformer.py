@@ -511,6 +511,8 @@ def test_gradients_are_those_of_finite_differences():
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_the_training_pass_compiles_without_a_graph_break(causal):
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7):
+        pytest.skip("torch 2.6 cannot trace the run-time shape checks that the tests switch on")
     net = Transformer(TINY.replace(causal=causal, dropout=0.1)).train()
     compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
     out = compiled(IDS).logits
