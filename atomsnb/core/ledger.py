@@ -158,7 +158,7 @@ class LedgerTable:
         from rich.table import Table
         from rich.text import Text
 
-        columns = (("Claim and rule", 24), ("Paper", 14), ("Ours", 13), ("Peer", 7), ("Control", 7), ("Verdict", 10))
+        columns = (("Claim and rule", 22), ("Paper", 12), ("Ours", 13), ("Peer", 9), ("Control", 9), ("Verdict", 10))  # nine places hold 8.418e-07
 
         def drawn(rows: list[_Row], **options: Any) -> Table:
             table = Table(title_justify="left", box=box.SIMPLE_HEAD, show_lines=True, padding=0, pad_edge=False, **options)
