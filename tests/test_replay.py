@@ -79,6 +79,17 @@ def test_with_gradients_nothing_is_replayed(stand_in):
     assert stand_in == []
 
 
+@pytest.mark.parametrize("modes", [(torch.inference_mode, torch.no_grad), (torch.no_grad, torch.inference_mode)])
+def test_what_was_recorded_in_inference_mode_serves_outside_it(stand_in, modes):
+    layer = nn.Linear(3, 2).eval()
+    replay = Replay.of(layer)
+    for mode in (modes[0], modes[0], *modes):
+        with mode():
+            x = torch.randn(5, 3)
+            assert torch.equal(replay("layer", layer, (x,)), layer(x))
+    assert len(stand_in) == 1
+
+
 def test_smaller_inputs_use_the_leading_corner(stand_in):
     layer = nn.Linear(3, 2).eval()
     replay = Replay.of(layer)

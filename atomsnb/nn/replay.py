@@ -102,9 +102,10 @@ class Replay:
             return fn(*(x.to(self.device) for x in inputs))
         tape = self.tapes.pop(key, None)
         if tape is None:
-            held = tuple(torch.zeros(shape, dtype=x.dtype, device=self.device) for shape, x in zip(shapes, inputs))
             try:
-                tape = _record(fn, held, self.pool)
+                with torch.inference_mode(False), torch.no_grad():  # tensors made in inference mode could not be written to outside it
+                    held = tuple(torch.zeros(shape, dtype=x.dtype, device=self.device) for shape, x in zip(shapes, inputs))
+                    tape = _record(fn, held, self.pool)
             except RuntimeError:  # something in the pass waits for the device: it is run as it is, now and later, and a fault of its own shows there
                 self.tapes[key] = None
                 return fn(*(x.to(self.device) for x in inputs))
