@@ -91,7 +91,95 @@ def test_bad_input_is_refused_by_name():
             wrong()
 
 
+NAN, INF = math.nan, math.inf
+NETWORKS = {
+    "DeepONet": lambda: DeepONet(6, (5,), (4,), 3), "Fourier": lambda: DeepONet(6, (5,), (4,), 3, features=FourierFeatures(1, 2), domain=[(0.0, 1.0)]), "stacked": lambda: DeepONet(6, (5,), (4,), 3, stacked=True),
+    "POD": lambda: PODDeepONet(6, rand(9, 4), sensors(4).float()[:, None], (5,), 2), "MLP": lambda: MLPOperator(6, (5,)), "ResNet": lambda: ResNetOperator(6, 5, 1),
+}  # fmt: skip
+
+
+def spoiled(x, value):
+    out = x.clone()
+    out[1, 0] = value
+    return out
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_values_that_are_no_numbers_are_refused_by_name(name):
+    net, u, y = NETWORKS[name](), rand(4, 6), sensors(4).float()[:, None]
+    for call in (net, net.grid, *((net.derivative,) if hasattr(net, "derivative") else ())):
+        assert bool(torch.isfinite(call(u, y)).all())
+        for bad in (lambda x: spoiled(x, NAN), lambda x: spoiled(x, INF), lambda x: spoiled(x, -INF), lambda x: x.to("meta"), lambda x: x[..., :0], lambda x: x[None, None], lambda x: (9 * x).long(), lambda x: "text"):
+            with pytest.raises((ValueError, TypeError), match=r"\bu\b"):
+                call(bad(u), y)
+            with pytest.raises((ValueError, TypeError), match=r"\by\b"):
+                call(u, bad(y))
+        with pytest.raises(TypeError, match="u has dtype float64 but the network has float32"):
+            call(u.double(), y.double())
+
+
+def test_parts_of_a_network_refuse_by_name_too():
+    net, u, y = DeepONet(6, (5,), (4,), 3, copies=2), rand(4, 6), rand(4, 1)
+    for call, x, name in ((net.coeffs, u, "u"), (net.basis, y, "y"), (ParallelMLP((6, 5, 2), copies=2), u, "x"), (net.branch.hidden, u, "x"), (FourierFeatures(1, 3), y, "y")):
+        for bad in (spoiled(x, NAN), x.to("meta"), x[..., :0], torch.cat([x, x], 1), x.long(), "text"):
+            with pytest.raises((ValueError, TypeError), match=rf"\b{name}\b"):
+                call(bad)
+
+
+def test_weights_that_overflow_are_no_fault_of_the_arguments():
+    for net in (ResNetOperator(6, 5, 2), DeepONet(6, (5,), (4,), 3)):
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(1e30)
+        assert not bool(torch.isfinite(net(rand(4, 6), rand(4, 1))).all())
+
+
+@pytest.mark.parametrize("name", ["DeepONet", "Fourier", "MLP", "ResNet"])
+def test_checked_networks_can_be_transformed(name):
+    net, u, y = NETWORKS[name](), rand(4, 6), rand(4, 1)
+    if name != "Fourier":  # a domain is looked at, which a batch of `vmap` does not allow
+        each = torch.func.vmap(lambda a, b: net(a[None], b[None])[0])(u, y)
+        assert torch.allclose(each, net(u, y), atol=1e-6)
+    slopes = torch.func.jacrev(lambda z: net(u, z).sum())(y)
+    z = y.clone().requires_grad_()
+    assert torch.allclose(torch.autograd.grad(net(u, z).sum(), z)[0], slopes, atol=1e-6)
+    seen = []
+    for part in net.modules():
+        part.register_forward_hook(lambda *_: seen.append(1))
+    net(u, y)
+    assert len(seen) == {"DeepONet": 3, "Fourier": 4, "MLP": 2, "ResNet": 4}[name], "hooks see every network inside"
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert net(u.bfloat16(), y.bfloat16()).shape == (4,)
+
+
+def test_a_part_can_be_a_module_of_one_s_own():
+    class Powers(torch.nn.Module):
+        def forward(self, y):
+            return torch.cat([y, y**2, y**3], -1)[None]
+
+    net = DeepONet(6, (5,), (4,), 3)
+    net.trunk = Powers()
+    assert net.grid(rand(4, 6), rand(5, 1)).shape == (4, 5)
+    with pytest.raises(ValueError, match="y has"):
+        net.grid(rand(4, 6), rand(5, 1) * NAN)
+
+
+def test_principal_components_need_places_that_all_copies_share():
+    net, u, y = PODDeepONet(6, rand(9, 4), sensors(4).float()[:, None], (5,), 2, copies=2), rand(2, 4, 6), sensors(4).float()[:, None].expand(2, 4, 1)
+    assert torch.equal(net(u, y), net(u, y[0]))
+    with pytest.raises(ValueError, match="y differs from copy to copy"):
+        net(u, torch.stack([y[0], y[0].flip(0)]))
+
+
 # ------------------------------------------------------------------------------------------------ data
+@pytest.mark.parametrize("make", [lambda places: dynamics_data(linear_system(), GaussianRandomField(0.4), 5, places, seed=1), lambda places: diffusion_data(GaussianRandomField(0.4), 5, places, cells=4)])
+def test_places_are_refused_by_name(make):
+    x = sensors(6)
+    for bad in (x[None], x[:0], x * NAN, x.to("meta"), x.long(), "text", x + 1):
+        with pytest.raises((ValueError, TypeError), match="places|domain"):
+            make(bad)
+
+
 def test_data_are_solutions_and_the_same_functions_in_both_layouts():
     law, x = GaussianRandomField(0.2), sensors(30)
     triples, table = dynamics_data(riccati_system(), law, 200, x, seed=4), dynamics_data(riccati_system(), law, 200, x, points=5, seed=4)
@@ -121,6 +209,14 @@ def test_data_that_do_not_fit_are_refused():
             wrong()
     with pytest.raises(TypeError, match="s has dtype"):
         OperatorData(u, y, s.double(), True)
+    for wrong, words in (
+        (lambda: OperatorData("text", y, s, True), "u is"), (lambda: OperatorData(u[0], y, s, True), "u has"), (lambda: OperatorData(u, rand(1, 5, 1), s[:, 0], False), "y has"),
+        (lambda: stack_data(3), "parts"), (lambda: stack_data([3]), "parts"), (lambda: operator_error(DeepONet(6), OperatorData(u, y, s, True), rows=0), "rows"),
+        (lambda: operator_error(DeepONet(6), OperatorData(u, y, s, True), rows=2.5), "rows"), (lambda: PODDeepONet(6, s, rand(3, 1)), "outputs.*places"), (lambda: PODDeepONet(6, "text", y), "outputs"),
+        (lambda: relative_l2(s, s[:, :3]), "target"), (lambda: DeepONet(6, seed="text"), "seed"), (lambda: ResNetOperator(6, seed="text"), "seed"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=words):
+            wrong()
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -219,6 +315,12 @@ def test_settings_are_validated():
     for wrong in (dict(seeds=0), dict(lr=-1.0), dict(sizes=(1, 2)), dict(points=2), dict(ranks=())):
         with pytest.raises(ValueError):
             DeepONetConfig(**wrong)
+    for name in ("ranks", "horizons", "sizes", "counts", "fnn_nonlinear", "fnn_pendulum"):
+        for bad in (2.5, "three", NAN, None, 0):
+            with pytest.raises((ValueError, TypeError), match=name):
+                DeepONetConfig(**{name: (1, 2, 3, 4, bad)})
+        with pytest.raises((ValueError, TypeError), match=name):
+            DeepONetConfig(**{name: 3})
     assert set(module.__all__) >= {"DeepONet", "DeepONetConfig", "MLPOperator", "fit_operator", "relative_l2", "sensor_error_bound"}
 
 

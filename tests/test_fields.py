@@ -122,6 +122,30 @@ def test_unsorted_and_repeated_places_are_refused(x):
         interpolate(torch.tensor([0.0, 1.0]), torch.zeros(1, 2), torch.tensor([0.2], dtype=torch.float64))
 
 
+NAN, LAW, FIT = float("nan"), GaussianRandomField(0.25), ridge(gaussian(6, 3), gaussian(6, 2), u_val=gaussian(4, 3), s_val=gaussian(4, 2))
+PLACES, WHIRL = torch.linspace(0, 1, 4, dtype=torch.float64), gaussian(2, 8, 8) - gaussian(2, 8, 8).mean((1, 2), keepdim=True)
+
+
+@pytest.mark.parametrize("wrong, name", [
+    (lambda: LAW.covariance(torch.tensor([0.1, NAN]), PLACES), "x has"), (lambda: LAW.covariance(PLACES[None], PLACES), "x has"), (lambda: LAW.covariance(PLACES, torch.arange(3)), "y has"), (lambda: LAW.covariance(PLACES, "text"), "y is"),
+    (lambda: cole_hopf(torch.cos, PLACES * NAN, nu=0.1, t=0.5), "x has"), (lambda: cole_hopf(torch.cos, PLACES[None], nu=0.1, t=0.5), "x has"), (lambda: cole_hopf(torch.cos, 0.5, nu=0.1, t=0.5), "x is"),
+    (lambda: pendulum_system(start=(0.0, NAN)), "start is"), (lambda: pendulum_system(start=(0.0, "three")), "start is"), (lambda: pendulum_system(start=(0.0,)), "start is"), (lambda: pendulum_system(start=0.0), "start is"),
+    (lambda: dynamics.Dynamics("still", lambda s, u: s, (math.inf,), lambda bound: 1.0), "start is"), (lambda: dynamics.Dynamics("still", lambda s, u: s, (), lambda bound: 1.0), "start is"), (lambda: dynamics.Dynamics(None, lambda s, u: s, (0.0,), lambda bound: 1.0), "name is"),
+    (lambda: darcy(torch.ones(1, 5, 5), NAN), "f is"), (lambda: darcy(torch.ones(1, 5, 5), "three"), "f is"), (lambda: darcy(torch.ones(1, 5, 5), np.full((5, 5), math.inf)), "f has"), (lambda: darcy(torch.ones(1, 5, 5), torch.ones(4, 4)), "f has"),
+    (lambda: navier_stokes(WHIRL, nu=0.1, T=0.1, forcing=WHIRL[None]), "forcing has"), (lambda: FIT(PLACES[None] * NAN), "u has"), (lambda: FIT(gaussian(2, 4)), "u has"), (lambda: FIT("text"), "u is"),
+    (lambda: ridge(gaussian(6, 3), gaussian(5, 2), u_val=gaussian(4, 3), s_val=gaussian(4, 2)), "rows of s is 5 but that of u is 6"), (lambda: ridge(gaussian(6, 4), gaussian(6, 2), u_val=gaussian(4, 3), s_val=gaussian(4, 2)), "columns of u_val is 3 but that of u is 4"),
+])  # fmt: skip
+def test_bad_input_is_refused_by_name(wrong, name):
+    with pytest.raises((ValueError, TypeError)) as error:
+        wrong()
+    assert str(error.value).startswith(name) or name in str(error.value) and "but" in name
+
+
+def test_a_number_as_right_side_is_that_constant_field():
+    a = gaussian(2, 9, 9).exp()
+    assert torch.equal(darcy(a, 2.0), darcy(a, torch.full((9, 9), 2.0, dtype=torch.float64)))
+
+
 def test_everything_can_be_imported_from_fields():
     for room in (dynamics, pde):
         for name in room.__all__:

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from atomsnb.nn.neural_operators import draw_uniform
 from atomsnb.operators.nns2nos import (
     FNO, FunctionNorm, Interpolated, KernelIntegral, LocalConv, LocalConvTranspose, LocalPool, NeighbourMean, NNs2NOsConfig, OperatorTransformer, OperatorUNet, PatchTransformer, QuadratureAttention, SpectralConv, UNet,
-    discretization_error, quadrature_weights, resample, to_operator,
+    discretization_error, periodic_coordinates, quadrature_weights, resample, to_operator,
 )
 
 DRAW = torch.Generator().manual_seed(0)
@@ -290,6 +291,13 @@ def test_grids_that_are_no_squares_are_refused_where_a_spacing_is_needed():
     close(to_operator(net, x)(x), net(x), 1e-5)  # pointwise maps and norms need none; variance in another order, float32
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1.0])
+def test_the_values_of_an_example_do_not_matter(value):
+    """A U-Net refuses a NaN in a field, but an example is there for its grid. Equal weights and equal arithmetic: no difference at all."""
+    net, x = UNet(1, 1, 4, 1), randn(1, 1, 8, 8).float()
+    assert torch.equal(to_operator(net, torch.full((1, 1, 8, 8), value))(x), to_operator(net, torch.zeros(1, 1, 8, 8))(x))
+
+
 def test_conversion_keeps_what_is_frozen():
     conv, norm = nn.Conv1d(1, 2, 3, padding=1).requires_grad_(False), nn.GroupNorm(1, 2)
     norm.bias.requires_grad_(False)
@@ -504,6 +512,15 @@ NAN = torch.full((1, 1, 16, 16), float("nan"))
     (lambda: QuadratureAttention(4, 2, kind="lineal"), "kind"), (lambda: QuadratureAttention(4, 2, kind="linear")(torch.zeros(1, 3, 4), -torch.ones(3)), "w"), (lambda: QuadratureAttention(4, 2, kind="linear")(torch.full((1, 3, 4), float("nan"))), "x"),
     (lambda: KernelIntegral(1, 1, basis=3), "basis"), (lambda: KernelIntegral(1, 1, radius=0.2, basis=0), "basis"), (lambda: KernelIntegral(1, 1, radius=0.2, basis=2.5), "basis"), (lambda: KernelIntegral(1, 1, radius=0.2, basis=2, kernel=torch.cdist), "basis"),
     (lambda: KernelIntegral(1, 1, radius=0.2, basis=2)(torch.zeros(1, 2, 1).double(), torch.zeros(2), torch.ones(2)), "f"),
+    (lambda: SpectralConv(1, 1, 2.5), "modes"), (lambda: FNO(1, 1, None), "modes"), (lambda: FNO(1, 1, float("nan")), "modes"), (lambda: SpectralConv(1, 1, (4, "4")), "modes"), (lambda: SpectralConv(1, 1, [4], dim=2), "modes"),
+    (lambda: LocalConv(1, 1, 3, 0.1).taps(0), "n is"), (lambda: LocalConv(1, 1, 3, 0.1).taps(2.5), "n is"), (lambda: LocalPool(0.125, 2)(NAN), "x has"), (lambda: resample(torch.zeros(4), 2.5), "size"), (lambda: resample(torch.tensor(1.0), 4), "u has"),
+    (lambda: draw_uniform((2, 0), 1.0, DRAW), "shape"), (lambda: draw_uniform((2,), float("nan"), DRAW), "bound"), (lambda: periodic_coordinates((8, 0), torch.zeros(1)), "grid"), (lambda: periodic_coordinates((8, 2.5), torch.zeros(1)), "grid"),
+    (lambda: OperatorUNet(1, 1, 4, 1, resolution=0), "resolution"), (lambda: OperatorUNet(1, 1, 4, 2, resolution=10), "resolution"), (lambda: OperatorUNet(1, 1, 4, 1, resolution=8.0), "resolution"),
+    (lambda: discretization_error(nn.Identity(), [8], torch.zeros(1, 1, 16), chunk=0), "chunk"), (lambda: discretization_error(nn.Identity(), None, torch.zeros(1, 1, 16)), "resolutions"),
+    (lambda: Interpolated(nn.Conv2d(1, 1, 1), 8)(torch.zeros(1, 1, 8, 8, 8)), "u, of shape"), (lambda: Interpolated(nn.Identity(), 8)("text"), "u is"), (lambda: Interpolated(nn.Identity(), 8)(NAN), "u has"),
+    (lambda: to_operator(nn.Conv2d(1, 1, 3, padding=1), torch.zeros(1, 1, 2, 8, 8)), "example, of shape"), (lambda: to_operator(nn.Conv2d(1, 1, 3, padding=1), torch.zeros(1, 1, 8, 9)), "example"), (lambda: to_operator(UNet(1, 1, 4, 2), torch.zeros(1, 1, 10, 10)), "example"),
+    (lambda: NeighbourMean(1, 1, neighbours=2)(torch.full((1, 4, 1), float("inf")), torch.rand(4, 1)), "f has"), (lambda: NeighbourMean(1, 1, neighbours=2)(torch.zeros(1, 4, 1), torch.zeros(4, 2)), "x has"),
+    (lambda: NeighbourMean(1, 1, neighbours=5)(torch.zeros(1, 4, 1), torch.rand(4, 1)), "neighbours"),
 ])  # fmt: skip
 def test_bad_input_is_refused_by_name(wrong, name):
     with pytest.raises((ValueError, TypeError)) as error:

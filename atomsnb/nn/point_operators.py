@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.checks import check_choice, check_int, check_number, check_tensor
+from ..core.checks import check_choice, check_int, check_number, check_same, check_tensor
 from .neural_operators import check_weights, draw_uniform
 
 # %% ../../nbs/nn/point_operators.ipynb #1f56ecd1
@@ -259,6 +259,11 @@ class FunctionNorm(nn.Module):
         Learn a factor and a shift for each channel.
     eps : float, default 1e-5
         Added to the variance; with 0 a constant channel becomes zero.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Sizes that are not accepted; in `forward`, fields or weights that are not finite or do not fit.
     """
 
     def __init__(self, channels: int, groups: int | None = None, *, affine: bool = True, eps: float = 1e-5) -> None:
@@ -274,6 +279,8 @@ class FunctionNorm(nn.Module):
         """Fields (B, c, *grid), or (B, c, n) with quadrature weights (n,) or (B, n); without weights all points count alike."""
         f = check_tensor(f, "f", shape=(None, self.channels, *(None,) * (f.ndim - 2)) if isinstance(f, Tensor) and f.ndim > 2 else (None, self.channels, None))
         g = f.flatten(2).unflatten(1, (self.groups, -1))
+        if w is not None and isinstance(w, Tensor) and w.ndim:
+            check_same(w.shape[-1], "the number of weights w", g.shape[-1], "the number of points of f")
         share = torch.full_like(g[:1, :1, :1, :], 1 / g.shape[-1]) if w is None else check_weights(w, g.shape[-1]).to(f)
         share = share if w is None else (share / share.sum(-1, keepdim=True)).reshape(-1, 1, 1, g.shape[-1])
         mean = (g * share).sum(-1, keepdim=True).mean(2, keepdim=True)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..core.checks import check_choice, check_int, check_number, check_tensor
+from ..core.checks import check_choice, check_int, check_number, check_same, check_tensor
 from ..core.runtime import Config
 from .fields import check_domain, check_increasing, interpolate
 from .learning import OperatorData as OperatorData
@@ -28,7 +28,7 @@ from .learning import operator_error as operator_error
 from .learning import stack_data as stack_data
 from .limits import sensor_error_bound as sensor_error_bound
 from .nets import MLPOperator as MLPOperator
-from .nets import ParallelMLP, check_pairs, check_widths
+from .nets import ParallelMLP, _check_rows, _check_values, _inner, check_pairs, check_widths
 from .nets import relative_l2 as relative_l2
 
 _all_ = ["OperatorData", "diffusion_data", "dynamics_data", "fit_operator", "operator_error", "stack_data", "sensor_error_bound", "MLPOperator", "relative_l2"]
@@ -104,8 +104,11 @@ class DeepONetConfig(Config):
         for name in ("length_scale", "lr", "triples_lr", "fnn_lr_nonlinear", "fnn_lr_pendulum"):
             check_number(getattr(self, name), name, minimum=0, open_min=True)
         for name in ("ranks", "horizons", "sizes", "counts", "fnn_nonlinear", "fnn_pendulum"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; accepted: at least one whole number, each at least 1")
+            values = getattr(self, name)
+            if isinstance(values, (str, bytes)) or not isinstance(values, Sequence) or not values:
+                raise ValueError(f"{name} is {values!r:.60}; accepted: at least one whole number, each at least 1")
+            for value in values:
+                check_int(value, f"{name}: an entry", minimum=1)
         if len(self.sizes) < 4 or len(self.counts) < 4 or len(self.horizons) < 3:
             raise ValueError("sizes and counts need four numbers each and horizons three: exponents are fitted to them")
         if max(self.counts) > self.m * 10 or self.points < 4:
@@ -138,6 +141,11 @@ class FourierFeatures(nn.Module):
         Standard deviation of the entries of B: the wave numbers that are offered.
     seed : int, default 0
         Of B.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Numbers out of range; in `forward`, a y with another number of coordinates, of another dtype, empty or with values that are not finite.
     """
 
     B: Tensor
@@ -149,7 +157,12 @@ class FourierFeatures(nn.Module):
         self.register_buffer("B", draw * check_number(scale, "scale", minimum=0, open_min=True))
 
     def forward(self, y: Float[Tensor, "*n d"]) -> Float[Tensor, "*n k"]:
-        """Features (..., dim_y + 2 count)."""
+        """Features (..., dim_y + 2 count) of places (..., dim_y)."""
+        if not isinstance(y, Tensor) or not y.is_floating_point():
+            raise TypeError(f"y is {f'a tensor of {y.dtype}' if isinstance(y, Tensor) else type(y).__name__}; accepted: a floating-point tensor")
+        if y.ndim == 0 or y.shape[-1] != self.dim_y:
+            raise ValueError(f"y has shape {tuple(y.shape)}; accepted: (..., {self.dim_y})")
+        _check_values(y, "y", self.B, allow_empty=False)
         phase = 2 * math.pi * (y @ self.B)
         return torch.cat([y, phase.sin(), phase.cos()], -1)
 
@@ -193,7 +206,8 @@ class DeepONet(nn.Module):
     Raises
     ------
     ValueError, TypeError
-        Arguments out of range, unsorted or repeated sensors, features for another number of coordinates.
+        Arguments out of range, unsorted or repeated sensors, features for another number of coordinates; in the methods, sensor values or places of the wrong shape or dtype, or with values
+        that are not finite.
     """
 
     places: Tensor | None
@@ -210,6 +224,7 @@ class DeepONet(nn.Module):
         self.register_buffer("places", places)
         self.p, self.out_dim, self.dim_y, self.copies = (check_int(v, n, minimum=1) for v, n in ((p, "p"), (out_dim, "out_dim"), (dim_y, "dim_y"), (copies, "copies")))
         self.split, self.stacked, self.features, self.constraint = check_choice(split, "split", ["branch", "trunk", "both"]), bool(stacked), features, constraint
+        seed = check_int(seed, "seed", minimum=0)
         if features is not None and features.dim_y != dim_y:
             raise ValueError(f"features are of {features.dim_y} coordinates, but dim_y={dim_y}")
         if domain is not None and len(domain) != dim_y:
@@ -228,10 +243,17 @@ class DeepONet(nn.Module):
             self.branch = ParallelMLP((self.m, *check_widths(branch, "branch"), p * ours), copies=copies, **made)
         width = dim_y if features is None else features.width
         self.trunk = ParallelMLP((width, *check_widths(trunk, "trunk"), p * theirs), copies=copies, last=trunk_activation, **(made | dict(seed=seed + 500)))
+        _inner(self.branch), _inner(self.trunk)
         self.b0 = nn.Parameter(torch.zeros(copies, 1, out_dim)) if bias else None
 
     def coeffs(self, u: Float[Tensor, "*c n m"]) -> Float[Tensor, "copies n p groups"]:
         """Branch outputs b_k for rows of sensor values."""
+        _check_rows(u, "u", self.m, self.copies, "sensors")
+        _check_values(u, "u", self)
+        return self._coeffs(u)
+
+    def _coeffs(self, u: Tensor) -> Tensor:
+        """The same, of sensor values that have been checked."""
         if not self.stacked:
             return self.branch(u).unflatten(-1, (self.p, self.groups[0]))
         each = self.p * self.groups[0]
@@ -240,6 +262,12 @@ class DeepONet(nn.Module):
 
     def basis(self, y: Float[Tensor, "*c q d"]) -> Float[Tensor, "copies q p groups"]:
         """Trunk outputs t_k at places."""
+        _check_rows(y, "y", self.dim_y, self.copies, "coordinates")
+        _check_values(y, "y", self)
+        return self._basis(y)
+
+    def _basis(self, y: Tensor) -> Tensor:
+        """The same, at places that have been checked, but for the domain."""
         if self.domain is not None:
             low, high = self.domain.to(y).unbind(1)
             slack = 1e-5 * (high - low)
@@ -272,13 +300,13 @@ class DeepONet(nn.Module):
         -------
         (n,), with (copies, ...) in front if there are several copies and (..., out_dim) behind if there are several outputs
         """
-        check_pairs(u, y, self.m, self.dim_y, self.copies, paired=True)
-        return self._finish((self.coeffs(u) * self.basis(y)).sum(2), y)
+        check_pairs(u, y, self.m, self.dim_y, self.copies, paired=True, like=self)
+        return self._finish((self._coeffs(u) * self._basis(y)).sum(2), y)
 
     def grid(self, u: Float[Tensor, "*c n m"], y: Float[Tensor, "*k q d"]) -> Float[Tensor, "*out"]:
         """Values at all pairs of a function and a place: (n, q), with further axes as in `forward`; arguments as there, but for rows that need not match."""
-        check_pairs(u, y, self.m, self.dim_y, self.copies, paired=False)
-        return self._finish(self._product(self.coeffs(u), self.basis(y)), y)
+        check_pairs(u, y, self.m, self.dim_y, self.copies, paired=False, like=self)
+        return self._finish(self._product(self._coeffs(u), self._basis(y)), y)
 
     def _product(self, b: Tensor, t: Tensor) -> Tensor:
         """(copies, n, p, g) and (copies, q, p, h) to (copies, n, q, out_dim)."""
@@ -289,10 +317,11 @@ class DeepONet(nn.Module):
     def derivative(self, u: Float[Tensor, "*c n m"], y: Float[Tensor, "*k q d"], axis: int = 0) -> Float[Tensor, "*out"]:
         """Derivative of `grid` with respect to one coordinate of y, by forward differentiation of the trunk (and of the constraint)."""
         check_int(axis, "axis", minimum=0, maximum=self.dim_y - 1)
+        check_pairs(u, y, self.m, self.dim_y, self.copies, paired=False, like=self)
         direction = torch.zeros_like(y)
         direction[..., axis] = 1.0
-        b = self.coeffs(u)
-        return torch.func.jvp(lambda z: self._finish(self._product(b, self.basis(z)), z), (y,), (direction,))[1]
+        b = self._coeffs(u)
+        return torch.func.jvp(lambda z: self._finish(self._product(b, self._basis(z)), z), (y,), (direction,))[1]
 
     def observe(self, field: Callable[[Tensor], Tensor]) -> Tensor:
         """Values of a field at the sensors, in the dtype of the weights; needs a network that was built with places."""
@@ -392,6 +421,11 @@ class PODDeepONet(nn.Module):
         Components.
     copies, activation, seed
         As in `DeepONet`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Arguments out of range, outputs and places that do not fit; in the methods as in `DeepONet`, and places that differ from copy to copy.
     """
 
     places: Tensor
@@ -401,15 +435,24 @@ class PODDeepONet(nn.Module):
     def __init__(self, sensors: int, outputs: Float[Tensor, "n q"], places: Float[Tensor, "q d"], branch: Sequence[int] = (40,), p: int = 10, *, copies: int = 1, activation: str = "relu", seed: int = 0) -> None:
         super().__init__()
         self.m, self.copies = check_int(sensors, "sensors", minimum=1), check_int(copies, "copies", minimum=1)
-        places = check_tensor(places, "places", shape=(outputs.shape[1], None))
+        outputs, places = check_tensor(outputs, "outputs", ndim=2), check_tensor(places, "places", ndim=2)
+        check_same(outputs.shape[1], "the number of columns of outputs", len(places), "the number of places")
         mean, modes, _ = pod_basis(outputs, p)
         self.dim_y = places.shape[1]
         for name, value in (("places", places), ("mean", mean), ("modes", modes)):
             self.register_buffer(name, value)
-        self.branch = ParallelMLP((self.m, *check_widths(branch, "branch"), p), copies=copies, activation=activation, seed=seed)
+        self.branch = _inner(ParallelMLP((self.m, *check_widths(branch, "branch"), p), copies=copies, activation=activation, seed=seed))
 
     def basis(self, y: Float[Tensor, "*c q d"]) -> tuple[Tensor, Tensor]:
         """Mean (q,) and components (q, p) at places: the grid, or by interpolation."""
+        _check_rows(y, "y", self.dim_y, self.copies, "coordinates")
+        _check_values(y, "y", self)
+        return self._basis(y)
+
+    def _basis(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, at places that have been checked, but for their being shared."""
+        if y.ndim == 3 and len(y) > 1 and not torch.equal(y, y[:1].expand_as(y)):
+            raise ValueError("y differs from copy to copy; accepted: the same places for all copies")
         y = y if y.ndim == 2 else y[0]
         if y.shape == self.places.shape and torch.equal(y, self.places):
             return self.mean, self.modes
@@ -420,14 +463,14 @@ class PODDeepONet(nn.Module):
 
     def grid(self, u: Float[Tensor, "*c n m"], y: Float[Tensor, "*k q d"]) -> Float[Tensor, "*out"]:
         """Values (n, q), or (copies, n, q), at all pairs of a function and a place."""
-        check_pairs(u, y, self.m, self.dim_y, self.copies, paired=False)
-        mean, modes = self.basis(y)
+        check_pairs(u, y, self.m, self.dim_y, self.copies, paired=False, like=self)
+        mean, modes = self._basis(y)
         out = self.branch(u) @ modes.T + mean
         return out if self.copies > 1 else out[0]
 
     def forward(self, u: Float[Tensor, "*c n m"], y: Float[Tensor, "*k n d"]) -> Float[Tensor, "*out"]:
         """Values (n,), or (copies, n), at pairs."""
-        check_pairs(u, y, self.m, self.dim_y, self.copies, paired=True)
-        mean, modes = self.basis(y)
+        check_pairs(u, y, self.m, self.dim_y, self.copies, paired=True, like=self)
+        mean, modes = self._basis(y)
         out = (self.branch(u) * modes).sum(-1) + mean
         return out if self.copies > 1 else out[0]

@@ -121,7 +121,13 @@ def _step(rhs: Callable[[Tensor, Tensor], Tensor], t: Tensor, s: Tensor, h: Tens
 # %% ../../nbs/operators/dynamics.ipynb #3cbae68f
 @dataclass(frozen=True)
 class Dynamics:
-    """A system ds/dt = g(s, u(t)) with a fixed start; made by `antiderivative_system`, `linear_system`, `riccati_system` and `pendulum_system`."""
+    """A system ds/dt = g(s, u(t)) with a fixed start; made by `linear_system`, `riccati_system` and `pendulum_system`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A name that is no text, a start that is no tuple of finite numbers.
+    """
 
     name: str
     "What it is."
@@ -133,6 +139,14 @@ class Dynamics:
     "Bound on |s| to the constant c of the sensor bound."
     linear: bool = False
     "Whether the solution is linear in u."
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise TypeError(f"name is {self.name!r:.60}; accepted: a text, for tables and titles")
+        if not isinstance(self.start, (tuple, list)) or not self.start:
+            raise TypeError(f"start is {self.start!r:.60}; accepted: a tuple of finite numbers, one for each component of the state")
+        for value in self.start:
+            check_number(value, "start")
 
 
 def linear_system(decay: float = 0.0, gain: float = 1.0) -> Dynamics:
@@ -170,8 +184,15 @@ def pendulum_system(k: float = 1.0, *, small_angle: bool = False, start: tuple[f
         Replace sin s1 by s1: the linear oscillator.
     start : (float, float)
         Angle and angular velocity at time 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A negative `k`; a start that is not two finite numbers.
     """
     check_number(k, "k", minimum=0)
+    if not isinstance(start, (tuple, list)) or len(start) != 2:
+        raise ValueError(f"start is {start!r:.60}; accepted: two numbers, the angle and the angular velocity")
     sine = (lambda s: s) if small_angle else torch.sin
     return Dynamics("oscillator" if small_angle else "pendulum", lambda s, u: torch.stack([s[..., 1], u - k * sine(s[..., 0])], -1), start, lambda bound: max(1.0, k), small_angle)
 

@@ -346,7 +346,8 @@ class GaussianRandomField:
         return sensors(self.points or max(65, math.ceil(50 * length / self.length_scale) + 1), self.domain)
 
     def covariance(self, x: Float[Tensor, "p"], y: Float[Tensor, "q"]) -> Float[Tensor, "p q"]:
-        """Covariance of u(x_i) and u(y_j)."""
+        """Covariance of u(x_i) and u(y_j); a ValueError or TypeError names points that are no finite numbers in one row."""
+        x, y = check_tensor(x, "x", ndim=1), check_tensor(y, "y", ndim=1)
         return self.variance * _CORRELATIONS[self.kernel][0]((x[:, None] - y[None, :]).abs() / self.length_scale)
 
     def sample(self, n: int, *, seed: int = 0, method: str = "spectral", dtype: torch.dtype = torch.float64, device: Any = None) -> SplineField:

@@ -20,6 +20,7 @@ from ..core.runstate import History
 from ..core.runtime import default_device, sha256_array
 from ..core.train import fit, warmup_cosine
 from .fields import Dynamics, diffusion_reaction, sensors, solve
+from .nets import _checked_once
 
 # %% ../../nbs/operators/learning.ipynb #7dba6929
 @dataclass(frozen=True)
@@ -38,11 +39,15 @@ class OperatorData:
     "Functions that were drawn and left out because their solution blew up."
 
     def __post_init__(self) -> None:
-        lead, n = self.u.shape[:-2], self.u.shape[-2]
         for name, x in (("u", self.u), ("y", self.y), ("s", self.s)):
             check_tensor(x, name)
+            if name != "s" and x.ndim < 2:
+                raise ValueError(f"{name} has shape {tuple(x.shape)}; accepted: rows, at least two axes")
             if x.dtype != self.u.dtype:
                 raise TypeError(f"{name} has dtype {x.dtype} but u has {self.u.dtype}; accepted: one and the same")
+        lead, n = self.u.shape[:-2], self.u.shape[-2]
+        if not self.aligned and self.y.ndim != self.u.ndim:
+            raise ValueError(f"y has shape {tuple(self.y.shape)} but u has {tuple(self.u.shape)}; accepted for triples: one row of y for each row of u, and copies in front of both or of neither")
         want = (*lead, n, self.y.shape[-2]) if self.aligned else (*lead, n)
         if tuple(self.s.shape[: len(want)]) != want or (not self.aligned and self.y.shape[-2] != n):
             raise ValueError(f"u {tuple(self.u.shape)}, y {tuple(self.y.shape)}, s {tuple(self.s.shape)} do not fit: s must begin with {want}" + ("" if self.aligned else ", and y have one row for each row of u"))
@@ -58,6 +63,8 @@ class OperatorData:
 
 def stack_data(parts: Sequence[OperatorData]) -> OperatorData:
     """Data of several copies (seeds) side by side; cut to the length of the shortest."""
+    if not isinstance(parts, Sequence) or not all(isinstance(part, OperatorData) for part in parts):
+        raise TypeError(f"parts is {type(parts).__name__}; accepted: a sequence of OperatorData")
     if not parts:
         raise ValueError("parts is empty; accepted: at least one OperatorData")
     n = min(len(part) for part in parts)
@@ -90,7 +97,13 @@ def dynamics_data(
         Functions whose solution exceeds it before T (in particular: blows up) are dropped. The rule looks at the whole interval in both layouts.
     dtype : torch.dtype, default float32
         Of the result; everything is computed in float64.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Numbers out of range, places that are not finite or have another shape.
     """
+    places = check_tensor(places, "places", ndim=1)
     check_number(T, "T", minimum=0, open_min=True), check_int(points, "points", minimum=0)
     field = space.sample(n, seed=seed)
     if points:
@@ -119,7 +132,13 @@ def diffusion_data(
         Cells of the grid in space and in time.
     points : int, default 0
         Number of places (x, t) drawn from the grid with a fixed seed, the same for all functions; 0 for the whole grid.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `dynamics_data`.
     """
+    places = check_tensor(places, "places", ndim=1)
     grid = sensors(check_int(cells, "cells", minimum=2) + 1)
     field = space.sample(n, seed=seed)
     s = diffusion_reaction(field(grid), D=D, k=k, steps=cells, limit=limit).transpose(1, 2).reshape(n, -1)
@@ -185,7 +204,8 @@ def fit_operator(
 
     order = TensorBatches(torch.arange(len(data)), batch_size=min(batch, len(data)), seed=seed)
     settings = dict(log_every=100) | options
-    return fit(model, loss, order, steps=steps, optimizer="adam", lr=lr, schedule=warmup_cosine(steps, final=final), seed=seed, device=where, progress=progress, **settings)
+    with _checked_once():  # `data` refused what is not finite
+        return fit(model, loss, order, steps=steps, optimizer="adam", lr=lr, schedule=warmup_cosine(steps, final=final), seed=seed, device=where, progress=progress, **settings)
 
 
 def operator_error(model: nn.Module, data: OperatorData, rows: int = 2000) -> Float[Tensor, "copies"]:
@@ -204,8 +224,9 @@ def operator_error(model: nn.Module, data: OperatorData, rows: int = 2000) -> Fl
     -------
     (copies,) float64
     """
+    rows = check_int(rows, "rows", minimum=1)
     where, total = next(model.parameters()).device, []
-    with torch.no_grad():
+    with torch.no_grad(), _checked_once():
         for first in range(0, len(data), rows):
             part = slice(first, first + rows)
             u, s = data.u[..., part, :].to(where), (data.s[:, part] if data.u.ndim == 3 else data.s[part]).to(where)

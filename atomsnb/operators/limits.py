@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..core.checks import check_int, check_number, check_tensor
+from ..core.checks import check_int, check_number, check_same, check_tensor
 from .fields import Field, GaussianRandomField, check_increasing, interpolate, sensors
 
 # %% ../../nbs/operators/limits.ipynb #6e6b6da0
@@ -133,8 +133,8 @@ class LinearOperator:
     "The one chosen, relative to the largest eigenvalue of the inputs' covariance."
 
     def __call__(self, u: Float[Tensor, "n m"]) -> Float[Tensor, "n q"]:
-        """Predictions for rows of sensor values."""
-        return u.to(self.matrix) @ self.matrix + self.offset
+        """Predictions for rows of sensor values; a ValueError or TypeError names another number of sensors, and values that are not finite."""
+        return check_tensor(u, "u", shape=(None, len(self.matrix))).to(self.matrix) @ self.matrix + self.offset
 
 
 def ridge(
@@ -156,8 +156,11 @@ def ridge(
     ValueError, TypeError
         Shapes that do not match, values that are not finite, a penalty that is not positive.
     """
-    U, S = check_tensor(u, "u", ndim=2).double(), check_tensor(s, "s", shape=(u.shape[0], None)).double()
-    V, W = check_tensor(u_val, "u_val", shape=(None, u.shape[1])).double(), check_tensor(s_val, "s_val", shape=(u_val.shape[0], s.shape[1])).double()
+    U, S, V, W = (check_tensor(value, name, ndim=2).double() for value, name in ((u, "u"), (s, "s"), (u_val, "u_val"), (s_val, "s_val")))
+    check_same(len(S), "number of rows of s", len(U), "that of u")
+    check_same(len(W), "number of rows of s_val", len(V), "that of u_val")
+    check_same(V.shape[1], "number of columns of u_val", U.shape[1], "that of u")
+    check_same(W.shape[1], "number of columns of s_val", S.shape[1], "that of s")
     if not penalties:
         raise ValueError("penalties is empty; accepted: at least one positive number")
     mean, centre = U.mean(0), S.mean(0)

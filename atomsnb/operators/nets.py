@@ -7,9 +7,11 @@ __all__ = ['ACTIVATIONS', 'check_widths', 'ParallelMLP', 'take_copy', 'check_pai
            'SequenceOperator', 'relative_l2', 'trimmed_mse']
 
 # %% ../../nbs/operators/nets.ipynb #c328e318
+import contextlib
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -34,6 +36,41 @@ def check_widths(widths: Any, name: str, *, empty: bool = True) -> tuple[int, ..
     return tuple(check_int(w, f"{name}: a width", minimum=1) for w in widths)
 
 
+_CHECKED: ContextVar[bool] = ContextVar("operator data checked", default=False)
+
+
+@contextlib.contextmanager
+def _checked_once() -> Iterator[None]:
+    """Inside, networks do not read the values they are given: the caller has checked them, and a loop need not do so again at each step."""
+    before = _CHECKED.set(True)
+    try:
+        yield
+    finally:
+        _CHECKED.reset(before)
+
+
+def _check_values(x: Tensor, name: str, like: Tensor | nn.Module | None = None, *, allow_empty: bool = True) -> None:
+    """Refuse values that are not finite, the meta device, and a dtype other than that of the weights. Not while compiling, inside `torch.func` or `_checked_once`, where values cannot or need not be read."""
+    if torch.compiler.is_compiling() or _CHECKED.get() or torch._C._functorch.is_functorch_wrapped_tensor(x):
+        return
+    check_tensor(x, name, allow_empty=allow_empty)
+    like = next(like.parameters(), None) if isinstance(like, nn.Module) else like
+    if like is not None and x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"{name} has dtype {str(x.dtype).removeprefix('torch.')} but the network has {str(like.dtype).removeprefix('torch.')}; accepted: one and the same (use .to)")
+
+
+def _check_rows(x: Any, name: str, width: int, copies: int, what: str) -> None:
+    """Refuse what is not rows of so many numbers, (n, width) or (copies, n, width); looks at type and shape alone."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} is {f'a tensor of {x.dtype}' if isinstance(x, Tensor) else type(x).__name__}; accepted: a floating-point tensor")
+    if x.ndim not in (2, 3):
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; accepted: (n, {width}), or (copies, n, {width})")
+    if x.shape[-1] != width:
+        raise ValueError(f"{name} has {x.shape[-1]} columns; accepted: {width}, the number of {what} this network was built for")
+    if x.ndim == 3 and x.shape[0] not in (1, copies):
+        raise ValueError(f"{name} has {x.shape[0]} copies for a network of {copies}")
+
+
 class ParallelMLP(nn.Module):
     """Independent multilayer perceptrons of one shape, evaluated together.
 
@@ -55,8 +92,11 @@ class ParallelMLP(nn.Module):
     Raises
     ------
     ValueError, TypeError
-        Widths or an activation that are not accepted.
+        Widths or an activation that are not accepted; in `forward` and `hidden`, an x of another width, number of copies or dtype, or with values that are not finite.
     """
+
+    inner = False
+    "Part of another network, which has checked its own arguments: `forward` leaves that to it."
 
     def __init__(self, widths: Sequence[int], *, copies: int = 1, activation: str = "relu", last: bool = False, bias: bool = True, seed: int = 0) -> None:
         super().__init__()
@@ -72,11 +112,19 @@ class ParallelMLP(nn.Module):
 
     def forward(self, x: Float[Tensor, "*c n i"]) -> Float[Tensor, "c n o"]:
         """Outputs (copies, n, out) for inputs (n, in) that all copies share, or (copies, n, in)."""
+        if not self.inner:
+            self._check(x)
         return self._layers(x, len(self.weights))
 
     def hidden(self, x: Float[Tensor, "*c n i"]) -> Float[Tensor, "*k n h"]:
         """What the last layer sees: (copies, n, h), or x itself if there is no hidden layer."""
+        self._check(x)
         return self._layers(x, len(self.weights) - 1)
+
+    def _check(self, x: Any) -> None:
+        """Refuse inputs that do not fit."""
+        _check_rows(x, "x", self.widths[0], self.copies, "inputs")
+        _check_values(x, "x", self)
 
     def _layers(self, x: Tensor, count: int) -> Tensor:
         """The first `count` layers."""
@@ -89,6 +137,12 @@ class ParallelMLP(nn.Module):
                 x = x + self.biases[i] if len(self.biases) else x
             x = act(x) if self.last or i < len(self.weights) - 1 else x
         return x
+
+
+def _inner(net: ParallelMLP) -> ParallelMLP:
+    """The same, as a part of another network."""
+    net.inner = True
+    return net
 
 
 def take_copy(module: nn.Module, index: int) -> nn.Module:
@@ -117,6 +171,7 @@ class _PairOperator(nn.Module):
     """Base of the networks that see sensor values and place together: (u, y) pairs, and all pairs of a grid."""
 
     sensors: int
+    dim_y: int
     copies: int
 
     def body(self, x: Tensor) -> Tensor:
@@ -125,33 +180,33 @@ class _PairOperator(nn.Module):
 
     def forward(self, u: Float[Tensor, "*c n m"], y: Float[Tensor, "*k n d"]) -> Float[Tensor, "*out"]:
         """Values (n,), or (copies, n) with several copies, for rows of sensor values paired with rows of places."""
-        check_pairs(u, y, self.sensors, self.dim_y, self.copies, paired=True)  # type: ignore[arg-type]
+        check_pairs(u, y, self.sensors, self.dim_y, self.copies, paired=True, like=self)
+        return self._pairs(u, y)
+
+    def _pairs(self, u: Tensor, y: Tensor) -> Tensor:
+        """What `forward` returns, of arguments that have been checked."""
         lead = (self.copies,) if u.ndim == 3 or y.ndim == 3 else ()
         out = self.body(torch.cat([u.expand(*lead, *u.shape[-2:]), y.expand(*lead, *y.shape[-2:])], -1))[..., 0]
         return out if self.copies > 1 else out[0]
 
     def grid(self, u: Float[Tensor, "*c n m"], y: Float[Tensor, "*k p d"]) -> Float[Tensor, "*out"]:
         """Values (n, p), or (copies, n, p), at all pairs of a function and a place."""
+        check_pairs(u, y, self.sensors, self.dim_y, self.copies, paired=False, like=self)
         n, p = u.shape[-2], y.shape[-2]
-        pairs = self.forward(u.repeat_interleave(p, -2), y.repeat(*(1,) * (y.ndim - 2), n, 1))
+        pairs = self._pairs(u.repeat_interleave(p, -2), y.repeat(*(1,) * (y.ndim - 2), n, 1))
         return pairs.unflatten(-1, (n, p))
 
 
-def check_pairs(u: Any, y: Any, m: int, d: int, copies: int, *, paired: bool) -> None:
-    """Refuse sensor values and places whose shapes or dtypes do not fit a network; the message names the argument."""
-    for name, x, width, what in (("u", u, m, "sensors"), ("y", y, d, "coordinates")):
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"{name} is {type(x).__name__}; accepted: a floating-point tensor")
-        if x.ndim not in (2, 3):
-            raise ValueError(f"{name} has shape {tuple(x.shape)}; accepted: (n, {width}), or (copies, n, {width})")
-        if x.shape[-1] != width:
-            raise ValueError(f"{name} has {x.shape[-1]} columns; accepted: {width}, the number of {what} this network was built for")
-        if x.ndim == 3 and x.shape[0] not in (1, copies):
-            raise ValueError(f"{name} has {x.shape[0]} copies for a network of {copies}")
+def check_pairs(u: Any, y: Any, m: int, d: int, copies: int, *, paired: bool, like: Tensor | nn.Module | None = None) -> None:
+    """Refuse sensor values and places whose shapes, dtypes or values do not fit a network `like`; the message names the argument. `fit_operator`, whose data are checked, reads no values here."""
+    _check_rows(u, "u", m, copies, "sensors")
+    _check_rows(y, "y", d, copies, "coordinates")
     if u.dtype != y.dtype:
         raise TypeError(f"u and y have dtypes {u.dtype} and {y.dtype}; accepted: one and the same")
     if paired and u.shape[-2] != y.shape[-2]:
         raise ValueError(f"u has {u.shape[-2]} rows and y {y.shape[-2]}; forward pairs them row by row. For all pairs of functions and places (aligned data) call grid(u, y)")
+    _check_values(u, "u", like)
+    _check_values(y, "y", like)
 
 
 class MLPOperator(_PairOperator):
@@ -172,7 +227,7 @@ class MLPOperator(_PairOperator):
     def __init__(self, sensors: int, hidden: Sequence[int] = (100, 100), *, dim_y: int = 1, copies: int = 1, activation: str = "relu", seed: int = 0) -> None:
         super().__init__()
         self.sensors, self.dim_y, self.copies = check_int(sensors, "sensors", minimum=1), check_int(dim_y, "dim_y", minimum=1), check_int(copies, "copies", minimum=1)
-        self.net = ParallelMLP((sensors + dim_y, *check_widths(hidden, "hidden"), 1), copies=copies, activation=activation, seed=seed)
+        self.net = _inner(ParallelMLP((sensors + dim_y, *check_widths(hidden, "hidden"), 1), copies=copies, activation=activation, seed=seed))
 
     def body(self, x: Tensor) -> Tensor:
         """(copies, n, m + d) to (copies, n, 1)."""
@@ -198,7 +253,8 @@ class ResNetOperator(_PairOperator):
         super().__init__()
         self.sensors, self.dim_y, self.copies = check_int(sensors, "sensors", minimum=1), check_int(dim_y, "dim_y", minimum=1), check_int(copies, "copies", minimum=1)
         check_int(width, "width", minimum=1), check_int(blocks, "blocks", minimum=1)
-        make = lambda widths, k: ParallelMLP(widths, copies=copies, activation=activation, seed=seed + 1000 * k)  # noqa: E731
+        seed = check_int(seed, "seed", minimum=0)
+        make = lambda widths, k: _inner(ParallelMLP(widths, copies=copies, activation=activation, seed=seed + 1000 * k))  # noqa: E731
         self.lift, self.read = make((sensors + dim_y, width), 0), make((width, 1), 1)
         self.blocks = nn.ModuleList([make((width, width, width), 2 + k) for k in range(blocks)])
         self.act = ACTIVATIONS[activation]
@@ -264,7 +320,9 @@ def relative_l2(predicted: Float[Tensor, "*b q"], target: Float[Tensor, "*b q"])
         Shapes that differ, values that are not finite, a target that is zero everywhere.
     """
     target = check_tensor(target, "target")
-    predicted = check_tensor(predicted, "predicted", shape=tuple(target.shape))
+    predicted = check_tensor(predicted, "predicted")
+    if predicted.shape != target.shape:
+        raise ValueError(f"predicted has shape {tuple(predicted.shape)} but target has shape {tuple(target.shape)}; they must be equal")
     size = target.norm(dim=-1)
     if bool((size == 0).any()):
         raise ValueError("target is zero everywhere in at least one row; accepted: rows with a non-zero norm")

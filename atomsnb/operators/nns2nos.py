@@ -26,12 +26,13 @@ from ..nn.neural_operators import LocalConv as LocalConv
 from ..nn.neural_operators import LocalConvTranspose as LocalConvTranspose
 from ..nn.neural_operators import LocalPool as LocalPool
 from ..nn.neural_operators import SpectralConv as SpectralConv
-from ..nn.neural_operators import check_field
+from ..nn.neural_operators import check_field, check_sizes
 from ..nn.neural_operators import quadrature_weights as quadrature_weights
 from ..nn.neural_operators import resample as resample
 from ..nn.point_operators import FunctionNorm as FunctionNorm
 from ..nn.point_operators import KernelIntegral as KernelIntegral
 from ..nn.point_operators import QuadratureAttention as QuadratureAttention
+from ..nn.point_operators import check_points
 from .nets import relative_l2
 
 _all_ = ["FunctionNorm", "KernelIntegral", "LocalConv", "LocalConvTranspose", "LocalPool", "QuadratureAttention", "SpectralConv", "quadrature_weights", "resample"]
@@ -136,9 +137,9 @@ def discretization_error(model: nn.Module, resolutions: Sequence[int], u: Float[
     n, axes = u.shape[-1], u.ndim - 2
     if target is not None:
         target = check_tensor(target, "target", shape=(len(u), None, *u.shape[2:]))
-    sizes = [check_int(r, "resolutions", minimum=1) for r in resolutions]
+    sizes, chunk = check_sizes(resolutions, "resolutions"), check_int(chunk, "chunk", minimum=1)
     if not sizes or any(n % r for r in sizes):
-        raise ValueError(f"resolutions is {sizes}; accepted: divisors of the {n} points of u")
+        raise ValueError(f"resolutions is {list(sizes)}; accepted: divisors of the {n} points of u")
     thin = lambda z, s: z[(...,) + (slice(None, None, s),) * axes]  # noqa: E731
     was = model.training
     model.eval()
@@ -155,12 +156,14 @@ def discretization_error(model: nn.Module, resolutions: Sequence[int], u: Float[
         change.append(relative_l2(a, b).mean())
         if target is not None:
             error.append(relative_l2(outs[r].flatten(1), thin(target, n // r).flatten(1)).mean())
-    return Discretization(tuple(sizes), torch.stack(change), torch.stack(error) if target is not None else None)
+    return Discretization(sizes, torch.stack(change), torch.stack(error) if target is not None else None)
 
 # %% ../../nbs/operators/nns2nos.ipynb #81a6a0d5
 def periodic_coordinates(grid: Sequence[int], like: Tensor) -> Float[Tensor, "1 k *grid"]:
-    """sin and cos of 2 pi x_i on a grid of the unit torus, (1, 2 d, *grid)."""
+    """sin and cos of 2 pi x_i on a grid of the unit torus, (1, 2 d, *grid); a ValueError or TypeError names a grid that is no whole numbers above zero."""
     out = []
+    if not isinstance(grid, torch.Size) or 0 in grid:  # the shape of a tensor needs no look, which would tie a compiled network to one grid
+        grid = check_sizes(grid, "grid")
     for axis, n in enumerate(grid):
         phase = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
         shape = [n if a == axis else 1 for a in range(len(grid))]
@@ -327,6 +330,16 @@ class OperatorTransformer(PatchTransformer):
         return resample(self._transform(h + self.position), (n, n), "linear")
 
 
+def _answer(model: nn.Module, x: Tensor, name: str) -> Tensor:
+    """What a model makes of its input, or an error that names the argument in place of what came of it inside."""
+    try:
+        return model(x)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}, of shape {tuple(x.shape)}, is refused by the model: {error}") from error
+
+
 class Interpolated(nn.Module):
     """A model behind interpolation: fields to the grid it was trained on, its outputs back.
 
@@ -338,6 +351,11 @@ class Interpolated(nn.Module):
         Points per axis that the model gets.
     mode : {"fourier", "linear"}, default "fourier"
         As in `resample`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A resolution below one, an unknown mode; in `forward`, values that are not finite, a shape that the model refuses.
     """
 
     def __init__(self, model: nn.Module, resolution: int, mode: str = "fourier") -> None:
@@ -346,8 +364,9 @@ class Interpolated(nn.Module):
 
     def forward(self, u: Float[Tensor, "B c *grid"]) -> Float[Tensor, "B o *grid"]:
         """Fields (B, c, *grid) to (B, o, *grid)."""
+        u = check_tensor(u, "u", ndim=(3, 4, 5), finite=False)  # `resample` looks at the values
         grid = u.shape[2:]
-        return resample(self.model(resample(u, (self.resolution,) * len(grid), self.mode)), grid, self.mode)
+        return resample(_answer(self.model, resample(u, (self.resolution,) * len(grid), self.mode), "u"), grid, self.mode)
 
 # %% ../../nbs/operators/nns2nos.ipynb #44f9b421
 _CONV, _UP, _POOL = (nn.Conv1d, nn.Conv2d), (nn.ConvTranspose1d, nn.ConvTranspose2d), (nn.AvgPool1d, nn.AvgPool2d, nn.MaxPool1d, nn.MaxPool2d)
@@ -368,7 +387,7 @@ def _convolution(layer: Any, name: str, grid: tuple[int, ...], length: float) ->
     up, mode, p = isinstance(layer, _UP), layer.padding_mode, (d * (k - 1)) // 2 if layer.padding == "same" else 0 if layer.padding == "valid" else _single(layer.padding, f"module.{name}: padding")
     if k == 1 and p == 0 and not (up and s > 1):
         return layer
-    n = _single(grid, f"module.{name}: the grid it saw")
+    n = _single(grid, f"example: the grid that module.{name} saw")
     refuse = lambda option, accepted: ValueError(f"module.{name} is {layer}; accepted of {option}: {accepted}")  # noqa: E731
     if d != 1:
         raise refuse("dilation", "1, since a kernel is not known between taps that are apart")
@@ -398,7 +417,7 @@ def _converted(layer: nn.Module, name: str, grid: tuple[int, ...], length: float
         return _convolution(layer, name, grid, length)
     if isinstance(layer, _POOL):
         k, s, p = (_single(getattr(layer, option), f"module.{name}: {option}") for option in ("kernel_size", "stride", "padding"))
-        n = _single(grid, f"module.{name}: the grid it saw")
+        n = _single(grid, f"example: the grid that module.{name} saw")
         odd = getattr(layer, "divisor_override", None) is not None or getattr(layer, "return_indices", False) or getattr(layer, "dilation", 1) not in (1, (1,), (1, 1))
         if k != s or p != 0 or odd:
             raise ValueError(f"module.{name} is {layer}; accepted: a window as large as the stride, without padding, dilation, indices or another divisor")
@@ -433,7 +452,7 @@ def to_operator(module: nn.Module, example: Float[Tensor, "B c *grid"], *, lengt
     Raises
     ------
     ValueError, TypeError
-        A layer that has no operator of this kind (the message names the option), a layer that is used on two grids, or on one of different sizes along its axes; a missing radius.
+        A layer that has no operator of this kind (the message names the option), a layer that is used on two grids, or on one of different sizes along its axes; an example that the module cannot take; a missing radius.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"module is {type(module).__name__}; accepted: an nn.Module")
@@ -446,7 +465,7 @@ def to_operator(module: nn.Module, example: Float[Tensor, "B c *grid"], *, lengt
         out = KernelIntegral(module.c_in, module.c_out, module.dim, radius=radius, hidden=module.hidden, average=True)
         out.load_state_dict(module.state_dict())
         return out
-    example = check_tensor(example, "example", finite=False)
+    example = check_tensor(example, "example", finite=False).nan_to_num(0.0, 0.0, 0.0)
     kinds, hooks = (*_CONV, *_UP, *_POOL, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm), []
     seen: dict[str, set[tuple[int, ...]]] = {}
     found = {name: layer for name, layer in module.named_modules() if isinstance(layer, kinds)}
@@ -457,7 +476,7 @@ def to_operator(module: nn.Module, example: Float[Tensor, "B c *grid"], *, lengt
         hooks.append(layer.register_forward_hook(lambda _, given, __, name=name: seen.setdefault(name, set()).add(tuple(given[0].shape[2:]))))
     try:
         with torch.no_grad():
-            module(example)
+            _answer(module, example, "example")
     finally:
         for hook in hooks:
             hook.remove()
@@ -495,7 +514,10 @@ class NeighbourMean(nn.Module):
         self.first, self.shift, self.second = net.first, net.shift, net.second
 
     def forward(self, f: Float[Tensor, "B n c"], x: Float[Tensor, "n d"]) -> Float[Tensor, "B n o"]:
-        """Values (B, n, c_in) at points (n, d) to (B, n, c_out) there."""
+        """Values (B, n, c_in) at points (n, d) to (B, n, c_out) there; a ValueError or TypeError names what is not finite or does not fit."""
+        f, x = check_points(f, x, self.c_in, self.first)
+        if x.shape[1] != self.dim or len(x) < self.neighbours:
+            raise ValueError(f"x has shape {tuple(x.shape)}; accepted: (n, {self.dim}) with n >= {self.neighbours}, the number of neighbours")
         near = torch.cdist(x, x).topk(self.neighbours, largest=False).indices
         h = F.gelu((x @ self.first[: self.dim])[near] + (x @ self.first[self.dim :])[:, None] + self.shift)
         values = (h @ self.second).unflatten(-1, (self.c_out, self.c_in))
@@ -556,11 +578,18 @@ class OperatorUNet(nn.Module):
         As in `UNet`; parameters have the same names and shapes.
     resolution : int, default 64
         Points per axis at which the two are the same function; a multiple of 2^depth.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Sizes that are not accepted; in `forward`, fields that are not finite or do not fit.
     """
 
     def __init__(self, c_in: int, c_out: int, width: int = 16, depth: int = 2, *, resolution: int = 64, seed: int = 0) -> None:
         super().__init__()
         plain = UNet(c_in, c_out, width, depth, seed=seed)
+        if check_int(resolution, "resolution", minimum=1) % 2**depth:
+            raise ValueError(f"resolution={resolution} cannot be halved depth={depth} times; accepted: multiples of {2**depth}")
         self.net = to_operator(plain, torch.zeros(1, c_in, resolution, resolution))
 
     def forward(self, u: Float[Tensor, "B c n m"]) -> Float[Tensor, "B o n m"]:

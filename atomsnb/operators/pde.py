@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -135,7 +136,7 @@ def darcy(a: Float[Tensor, "n x x"], f: Float[Tensor, "x x"] | float = 1.0, *, t
     Raises
     ------
     ValueError, TypeError
-        A coefficient that is not positive or not finite, a grid that is not square.
+        A coefficient that is not positive or not finite, a grid that is not square, a right side that is not finite or does not fit.
     RuntimeError
         No convergence within `iterations`.
     """
@@ -146,7 +147,7 @@ def darcy(a: Float[Tensor, "n x x"], f: Float[Tensor, "x x"] | float = 1.0, *, t
     goal = check_number(tol if tol is not None else 1e-10 if a.dtype == torch.float64 else 1e-5, "tol", minimum=0, open_min=True)
     p, h = a.shape[1] - 2, 1 / (a.shape[1] - 1)
     right, up = (a[:, 1:] + a[:, :-1])[:, :, 1:-1] / 2, (a[:, :, 1:] + a[:, :, :-1])[:, 1:-1] / 2
-    given = torch.full((p + 2, p + 2), float(f), dtype=a.dtype, device=a.device) if not isinstance(f, Tensor) else check_tensor(f, "f", shape=tuple(a.shape[1:])).to(a)
+    given = check_tensor(f, "f", shape=tuple(a.shape[1:])).to(a) if isinstance(f, (Tensor, np.ndarray)) else torch.full((p + 2, p + 2), check_number(f, "f"), dtype=a.dtype, device=a.device)
     V, values = sine_basis(p, dtype=a.dtype, device=a.device)
     inverse = 1 / (values[:, None] + values)
     r = (given[1:-1, 1:-1] * h**2).expand(a.shape[0], -1, -1).clone()
@@ -256,7 +257,13 @@ def cole_hopf(potential: Callable[[Tensor], Tensor], x: Float[Tensor, "q"], *, n
     Returns
     -------
     (q,)
+
+    Raises
+    ------
+    ValueError, TypeError
+        Places that are no finite numbers in one row, parameters out of range.
     """
+    x = check_tensor(x, "x", ndim=1)
     check_number(nu, "nu", minimum=0, open_min=True), check_number(t, "t", minimum=0, open_min=True), check_int(nodes, "nodes", minimum=10)
     width = 10 * math.sqrt(2 * nu * t) + math.sqrt(2 * t * check_number(span, "span", minimum=0))  # beyond it the weight is below exp(-50) of its maximum
     shift = torch.linspace(-width, width, nodes, dtype=x.dtype, device=x.device)
@@ -336,7 +343,7 @@ def navier_stokes(
     omega = check_tensor(omega, "omega", shape=(None, "x", "x"))
     size = check_int(omega.shape[-1], "omega: number of grid points", minimum=8)
     check_number(nu, "nu", minimum=0), check_number(T, "T", minimum=0, open_min=True), check_int(snapshots, "snapshots", minimum=1)
-    force = torch.zeros_like(omega[:1]) if forcing is None else check_tensor(forcing, "forcing", shape=(..., size, size)).to(omega).reshape(-1, size, size)
+    force = torch.zeros_like(omega[:1]) if forcing is None else check_tensor(forcing, "forcing", ndim=(2, 3), shape=(..., size, size)).to(omega).reshape(-1, size, size)
     if len(force) not in (1, len(omega)):
         raise ValueError(f"forcing has {len(force)} fields for {len(omega)} flows; accepted: one, or one for each")
     for name, field in (("omega", omega), ("forcing", force)):
