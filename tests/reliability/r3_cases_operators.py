@@ -131,7 +131,7 @@ CASES = [
     Case("operators.deeponet:pod_basis", lambda: {"outputs": rand(6, 4), "p": 2}, {"outputs": "tensor", "p": "count"}),
     OperatorCase("operators.deeponet:PODDeepONet", lambda: {"sensors": 3, "outputs": rand(6, 4), "places": grid(4, 1), "branch": 4, "p": 2},
                  {"sensors": "count", "outputs": "sized", "places": "tensor", "branch": "count", "p": "count", **NETWORK}, put={"branch": entry}),
-    method(pod(), "basis", {"y": grid(4, 1) * 0.5 + 0.4}, {"y": "tensor"}),
+    method(pod(), "basis", {"y": grid(4, 1) * 0.5 + 0.4}, {"y": "stack"}),  # an axis of copies may stand in front
     *[method(pod(copies=2), name, {"u": PAIRS["u"], "y": grid(1, 4, 1)}, PAIR) for name in ("forward", "grid")],
     OperatorCase("operators.deeponet:OperatorData", lambda: {"u": rand(4, 3), "y": grid(4, 1), "s": rand(4), "aligned": False}, {"u": "tensor", "y": "tensor", "s": "sized"}, after=arrays),
     OperatorCase("operators.deeponet:stack_data", lambda: {"parts": [aligned(), aligned()]}, {"parts": "text"}, after=arrays),
@@ -156,6 +156,7 @@ CASES = [
     Case("nn.neural_operators:quadrature_weights", lambda: {"x": grid(5)}, {"x": "tensor", "rule": "choice"}),
     OperatorCase("nn.neural_operators:quadrature_weights", lambda: {"x": rand(6, 2), "rule": "delaunay", "domain": 1.0}, {"x": "sized", "domain": "positive"}, put={"domain": high}),
     Case("nn.neural_operators:check_weights", lambda: {"w": grid(2, 5), "n": 5}, {"w": "sized"}),
+    Case("nn.neural_operators:check_sizes", lambda: {"value": 3, "name": "value"}, {"value": "count"}),
     Case("nn.neural_operators:resample", lambda: {"u": rand(6), "size": 4}, {"u": "rows", "size": "count", "mode": "choice"}),
     OperatorCase("nn.neural_operators:resample", lambda: {"u": rand(6, 6), "size": 4}, {"u": "stack", "size": "count"}, put={"size": entry}),
     Case("nn.neural_operators:check_field", lambda: {"x": rand(2, 3, 8), "channels": 3, "dim": 1, "like": rand(1)}, {"x": "tensor"}),
