@@ -44,9 +44,13 @@ def fuse_strings(masks: Sequence[tuple[int, int, int]], *, most: int = 32) -> li
     Raises
     ------
     ValueError, TypeError
-        Masks that are negative or no integers; a number of Ys that is not that of the common bits of x and z.
+        No mask, or something that is no triple; masks that are negative or no integers; a number of Ys that is not that of the common bits of x and z.
     """
     check_int(most, "most", minimum=1)
+    if isinstance(masks, str) or not isinstance(masks, Sequence) or not all(isinstance(row, Sequence) and len(row) == 3 for row in masks):
+        raise TypeError(f"masks is {masks!r:.60}; accepted: a sequence of triples (x, z, y)")
+    if not masks:
+        raise ValueError("masks is empty; accepted: at least one triple (x, z, y)")
     groups: list[list[int]] = []
     rows = [tuple(check_int(v, "masks", minimum=0) for v in row) for row in masks]
     for k, (x, z, y) in enumerate(rows):
@@ -60,7 +64,15 @@ def fuse_strings(masks: Sequence[tuple[int, int, int]], *, most: int = 32) -> li
 
 # %% ../../nbs/kernels/pauli.ipynb #f9ae924e
 def parity_signs(size: int, mask: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Float[Tensor, "D"]:
-    """(-1)**|i & mask| for i below size, the sign in @eq-string: the bits are folded onto each other until one is left."""
+    """(-1)**|i & mask| for i below size, the sign in @eq-string: the bits are folded onto each other until one is left. Errors name the argument: a size below 1, a negative mask, a dtype that is not floating."""
+    check_int(size, "size", minimum=1), check_int(mask, "mask", minimum=0)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype is {dtype!r:.40}; accepted: a floating dtype, such as torch.float32")
+    return _parities(size, mask, dtype, device)
+
+
+def _parities(size: int, mask: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
+    """The same, no questions asked."""
     bits = torch.arange(size, device=device) & mask
     for shift in (32, 16, 8, 4, 2, 1):
         bits = bits ^ (bits >> shift)
@@ -69,7 +81,7 @@ def parity_signs(size: int, mask: int, *, dtype: torch.dtype = torch.float32, de
 
 def _signs_for(state: Tensor, mask: int) -> Tensor:
     """The signs of every amplitude of a batch of states, in its real type."""
-    return parity_signs(state.shape[1], mask, dtype=state.real.dtype, device=state.device)
+    return _parities(state.shape[1], mask, state.real.dtype, state.device)
 
 
 def _flipped(state: Tensor, flip: int) -> Tensor:
@@ -77,8 +89,47 @@ def _flipped(state: Tensor, flip: int) -> Tensor:
     return state if flip == 0 else state[:, torch.arange(state.shape[1], device=state.device) ^ flip]
 
 
+def _amplitudes(state: Any, name: str) -> Tensor:
+    """A batch of states (B, 2**n), refused by name if it is something else; values are not looked at."""
+    state = check_tensor(state, name, ndim=2, dtype="complex", finite=False)
+    if state.shape[1] < 2 or state.shape[1] & (state.shape[1] - 1):
+        raise ValueError(f"{name} has shape {tuple(state.shape)}; accepted: (B, 2**n) with n >= 1")
+    return state
+
+
+def _check_adjoint(adjoint: Any, state: Tensor) -> None:
+    """Refuse a second batch of states that does not belong to the first."""
+    check_tensor(adjoint, "adjoint", shape=tuple(state.shape), dtype=state.dtype, finite=False)
+    if adjoint.device != state.device:
+        raise ValueError(f"adjoint is on {adjoint.device} but state on {state.device}; they must be on one device")
+
+
+def _check_reach(strings: Fused, size: int) -> None:
+    """Refuse strings that reach beyond states of so many amplitudes."""
+    top = max([strings.flip, *strings.signs])
+    if top >= size:
+        raise ValueError(f"strings reaches bit {top.bit_length() - 1}, out of range for states of {size} amplitudes")
+
+
+def _angles_of(strings: Fused, angles: Any) -> Tensor:
+    """One angle per string, refused by name if there is another number of them; values are not looked at."""
+    angles = check_tensor(angles, "angles", ndim=1, finite=False)
+    check_same(len(angles), "angles", len(strings.signs), "strings")
+    return angles
+
+
 def reference_rotate(state: Complex[Tensor, "B D"], strings: Fused, angles: Float[Tensor, "K"]) -> Complex[Tensor, "B D"]:
-    """The product of the rotations exp(i angle_k P_k) in plain torch (@eq-fused); a new tensor, differentiable."""
+    """The product of the rotations exp(i angle_k P_k) in plain torch (@eq-fused); a new tensor, differentiable.
+
+    Shapes and dtypes are refused by name. NaN in, NaN out: values are not looked at, since that would wait for a GPU.
+    """
+    state, angles = _amplitudes(state, "state"), _angles_of(strings, angles)
+    _check_reach(strings, state.shape[1])
+    return _rotated(state, strings, angles)
+
+
+def _rotated(state: Tensor, strings: Fused, angles: Tensor) -> Tensor:
+    """The same, no questions asked."""
     alpha = sum((t * a * _signs_for(state, z) for t, a, z in zip(strings.turns, angles, strings.signs)), torch.zeros((), dtype=state.real.dtype, device=state.device))
     if strings.flip == 0:
         return state * torch.complex(torch.cos(alpha), torch.sin(alpha))
@@ -87,11 +138,22 @@ def reference_rotate(state: Complex[Tensor, "B D"], strings: Fused, angles: Floa
 
 
 def reference_undo(state: Complex[Tensor, "B D"], adjoint: Complex[Tensor, "B D"], strings: Fused, angles: Float[Tensor, "K"]) -> tuple[Tensor, Tensor, Float[Tensor, "B K"]]:
-    """Both states before the rotations, and -2 Im <adjoint| P_k |state> for every string and state, in plain torch."""
+    """Both states before the rotations, and -2 Im <adjoint| P_k |state> for every string and state, in plain torch.
+
+    Shapes and dtypes are refused by name. NaN in, NaN out: values are not looked at, since that would wait for a GPU.
+    """
+    state, angles = _amplitudes(state, "state"), _angles_of(strings, angles)
+    _check_adjoint(adjoint, state)
+    _check_reach(strings, state.shape[1])
+    return _undone(state, adjoint, strings, angles)
+
+
+def _undone(state: Tensor, adjoint: Tensor, strings: Fused, angles: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same, no questions asked."""
     product = adjoint.conj() * _flipped(state, strings.flip)
     overlap = -product.real if strings.odd else product.imag  # Im of (-i) times it, or of it
     slopes = [-2 * t * (overlap * _signs_for(state, z)).sum(1) for t, z in zip(strings.turns, strings.signs)]
-    return reference_rotate(state, strings, -angles), reference_rotate(adjoint, strings, -angles), torch.stack(slopes, 1)
+    return _rotated(state, strings, -angles), _rotated(adjoint, strings, -angles), torch.stack(slopes, 1)
 
 # %% ../../nbs/kernels/pauli.ipynb #f15ab975
 @device
@@ -264,10 +326,8 @@ def undo_kernel(state, adjoint, signs, angles, slopes, strings, flip, pivot, pro
 
 # %% ../../nbs/kernels/pauli.ipynb #cefaba14
 def fused_way(state: Tensor, backend: str) -> bool:
-    """Whether the kernels are to be used for a batch of states (B, 2**n) and a backend "auto", "torch" or "triton", after both were checked; errors name the argument."""
-    state = check_tensor(state, "state", ndim=2, dtype="complex", finite=False)
-    if state.shape[1] < 2 or state.shape[1] & (state.shape[1] - 1):
-        raise ValueError(f"state has shape {tuple(state.shape)}; accepted: (B, 2**n) with n >= 1")
+    """Whether the kernels are to be used for a batch of states (B, 2**n) and a backend "auto", "torch" or "triton", after both were checked; errors name the argument. The values of the state are not looked at, since that would wait for a GPU."""
+    state = _amplitudes(state, "state")
     if not state.is_contiguous():
         raise ValueError("state must be contiguous, since it is changed in place (state.contiguous())")
     if check_choice(backend, "backend", ("auto", "torch", "triton")) == "triton":
@@ -279,9 +339,7 @@ def fused_way(state: Tensor, backend: str) -> bool:
 
 def _mode(strings: Fused, size: int) -> tuple[int, int, int]:
     """Mode of the kernels, highest flipped bit of the unit index, and units (or pairs of units) per state."""
-    top = max([strings.flip, *strings.signs])
-    if top >= size:
-        raise ValueError(f"strings reaches bit {top.bit_length() - 1}, out of range for states of {size} amplitudes")
+    _check_reach(strings, size)
     if strings.flip <= 1:
         return strings.flip, 0, size // 2
     return 2, (strings.flip >> 1).bit_length() - 1, size // 4
@@ -289,8 +347,7 @@ def _mode(strings: Fused, size: int) -> tuple[int, int, int]:
 
 def _kernel_angles(strings: Fused, angles: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
     """Sign masks and signed angles on the device."""
-    angles = check_tensor(angles, "angles", ndim=1, finite=False)
-    check_same(len(angles), "angles", len(strings.signs), "strings")
+    angles = _angles_of(strings, angles)
     signs, turns = _on_device(strings, state.device)
     return signs, (angles.to(state.device, torch.float32) * turns).contiguous()
 
@@ -299,6 +356,14 @@ def _kernel_angles(strings: Fused, angles: Tensor, state: Tensor) -> tuple[Tenso
 def _on_device(strings: Fused, device: torch.device) -> tuple[Tensor, Tensor]:
     """Sign masks and turns as tensors, remembered: a copy to the GPU takes longer than a small gate."""
     return torch.tensor(strings.signs, dtype=torch.int64, device=device), torch.tensor(strings.turns, device=device)
+
+
+def _block_size(block: Any) -> int:
+    """Units per program, a power of two."""
+    block = check_int(block, "block", minimum=1)
+    if block & (block - 1):
+        raise ValueError(f"block is {block}; accepted: a power of two")
+    return block
 
 
 def rotate_(state: Complex[Tensor, "B D"], strings: Fused, angles: Float[Tensor, "K"], *, backend: str = "auto", block: int = 256) -> Complex[Tensor, "B D"]:
@@ -320,15 +385,29 @@ def rotate_(state: Complex[Tensor, "B D"], strings: Fused, angles: Float[Tensor,
     Returns
     -------
     The same tensor.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Another shape, dtype or memory layout, angles of another number, an unknown backend, a block that is no power of two. NaN in, NaN out: values are not looked at, since that would wait for a GPU.
     """
-    fused = fused_way(state, backend)
+    fused, block = fused_way(state, backend), _block_size(block)
     mode, pivot, per_state = _mode(strings, state.shape[1])
     signs, turned = _kernel_angles(strings, angles, state)
     if not fused:
-        return state.copy_(reference_rotate(state, strings, angles.to(state.real.dtype)))
+        return state.copy_(_rotated(state, strings, angles.to(state.real.dtype)))
     count = per_state * len(state)
     jit(rotate_kernel)[(-(-count // block),)](torch.view_as_real(state), signs, turned, len(strings.signs), strings.flip, pivot, count, ODD=strings.odd, MODE=mode, LOW=bool(strings.flip & 1), SINGLE=len(strings.signs) == 1, BLOCK=block)
     return state
+
+
+def _pair_way(state: Tensor, adjoint: Tensor, backend: str) -> bool:
+    """`fused_way` for two batches of states that belong together."""
+    fused = fused_way(state, backend)
+    _check_adjoint(adjoint, state)
+    if not adjoint.is_contiguous():
+        raise ValueError("adjoint must be contiguous, since it is changed in place (adjoint.contiguous())")
+    return fused
 
 
 def undo_(state: Complex[Tensor, "B D"], adjoint: Complex[Tensor, "B D"], strings: Fused, angles: Float[Tensor, "K"], *, per_state: bool = False, backend: str = "auto", block: int = 256) -> Float[Tensor, "*batch K"]:
@@ -346,15 +425,17 @@ def undo_(state: Complex[Tensor, "B D"], adjoint: Complex[Tensor, "B D"], string
     Returns
     -------
     (K,) or (B, K) float: -2 Im <lambda| P_k |psi>.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `rotate_`; an adjoint of another shape, dtype or device than the state. NaN in, NaN out: values are not looked at, since that would wait for a GPU.
     """
-    fused = fused_way(state, backend)
-    fused_way(adjoint, backend)
-    if adjoint.shape != state.shape or adjoint.dtype != state.dtype:
-        raise ValueError(f"adjoint has shape {tuple(adjoint.shape)} and state {tuple(state.shape)}; they must be equal, in shape and dtype")
+    fused, block = _pair_way(state, adjoint, backend), _block_size(block)
     mode, pivot, each = _mode(strings, state.shape[1])
     signs, turned = _kernel_angles(strings, angles, state)
     if not fused:
-        before, after, slopes = reference_undo(state, adjoint, strings, angles.to(state.real.dtype))
+        before, after, slopes = _undone(state, adjoint, strings, angles.to(state.real.dtype))
         state.copy_(before), adjoint.copy_(after)
         return slopes if per_state else slopes.sum(0)
     block = min(block, each)
@@ -392,10 +473,10 @@ def rotations_gradient(
     Raises
     ------
     ValueError, TypeError
-        Masks out of range or inconsistent, angles of another number, a state that is no batch of 2**n amplitudes.
+        Masks out of range or inconsistent, angles of another number, a state that is no batch of 2**n amplitudes. NaN in, NaN out: values are not looked at, since that would wait for a GPU.
     """
     groups, (read,) = fuse_strings(masks, most=most), fuse_strings([observable])
-    psi = state.contiguous().clone()
+    psi = _amplitudes(state, "state").contiguous().clone()
     fused_way(psi, backend)
     _mode(read, psi.shape[1])
     check_tensor(angles, "angles", shape=(len(masks),), finite=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.checks import check_choice, check_int, check_tensor
 from .launch import constexpr, device, jit
-from .pauli import Fused, fuse_strings, fused_way, reference_rotate, undo_
+from .pauli import Fused, _amplitudes, _block_size, _pair_way, _rotated, fuse_strings, fused_way, undo_
 
 tl: Any = None  # triton.language, filled in by `jit`
 
@@ -30,6 +30,17 @@ class Pass(NamedTuple):
     second: int | None  #: layer whose XX gates on the window come last
 
 
+def _check_words(layers: Any) -> None:
+    """Refuse what is no sequence of the words of layers."""
+    if isinstance(layers, str) or not isinstance(layers, Sequence) or not layers or any(word not in ("ZX", "XX") for word in layers):
+        raise ValueError(f"layers is {layers!r:.60}; accepted: a sequence of 'ZX' and 'XX'")
+
+
+def _window_size(window: Any) -> int:
+    """Data qubits per pass."""
+    return check_int(window, "window", minimum=1, maximum=4)
+
+
 def plan_passes(layers: Sequence[str], n_data: int, window: int = 4) -> list[Pass]:
     """Schedule layers "ZX" and "XX" on n_data qubits in as few passes as the rule above gives.
 
@@ -41,14 +52,20 @@ def plan_passes(layers: Sequence[str], n_data: int, window: int = 4) -> list[Pas
         Number of data qubits.
     window : int, default 4
         Data qubits per pass at most, 1 to 4.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No layer or an unknown one; numbers out of range.
     """
-    n_data, window = check_int(n_data, "n_data", minimum=1), check_int(window, "window", minimum=1, maximum=4)
+    n_data, window = check_int(n_data, "n_data", minimum=1), _window_size(window)
+    _check_words(layers)
     count = -(-n_data // window)
     windows = [tuple(range(k, n_data, count)) for k in range(count)]  # interleaved, so that neighbouring units stay together
     passes: list[Pass] = []
     for number, word in enumerate(layers):
         open_pass = passes[-1] if passes and passes[-1].second is None else None
-        if check_choice(word, "layers", ("ZX", "XX")) == "ZX":
+        if word == "ZX":
             if open_pass is not None and open_pass.table is None:
                 passes[-1] = open_pass._replace(table=number)
             else:
@@ -203,16 +220,31 @@ def undo_layer_kernel(state, adjoint, table, first, second, slopes, b0, b1, b2, 
 
 # %% ../../nbs/kernels/readout_layer.ipynb #8cb31532
 def layer_strings(word: str, n_data: int) -> list[Fused]:
-    """The gates of a layer "ZX" or "XX" on n_data qubits and a readout at the last one, as fused strings."""
+    """The gates of a layer "ZX" or "XX" on n_data qubits and a readout at the last one, as fused strings; another word or number is refused by name."""
+    check_choice(word, "word", ("ZX", "XX")), check_int(n_data, "n_data", minimum=1)
     bits = [1 << (n_data - j) for j in range(n_data)]
     return fuse_strings([(1, b, 0) if word == "ZX" else (b | 1, 0, 0) for b in bits])
 
 
+def _data_qubits(state: Tensor, layers: Sequence[str], angles: Tensor) -> int:
+    """The number of data qubits, after words and angles were checked against the states."""
+    n_data = state.shape[1].bit_length() - 2
+    _check_words(layers)
+    if n_data < 1:
+        raise ValueError(f"state has shape {tuple(state.shape)}; accepted: at least one data qubit and the readout")
+    check_tensor(angles, "angles", shape=(len(layers), n_data), finite=False)
+    return n_data
+
+
 def reference_layers(state: Complex[Tensor, "B D"], layers: Sequence[str], angles: Float[Tensor, "L n"]) -> Complex[Tensor, "B D"]:
-    """Readout layers gate by gate in plain torch; a new tensor, differentiable."""
+    """Readout layers gate by gate in plain torch; a new tensor, differentiable.
+
+    Words, shapes and dtypes are refused by name. NaN in, NaN out: values are not looked at, since that would wait for a GPU.
+    """
+    _data_qubits(_amplitudes(state, "state"), layers, angles)
     for word, row in zip(layers, angles):
         for strings in layer_strings(word, angles.shape[1]):
-            state = reference_rotate(state, strings, row[list(strings.members)])
+            state = _rotated(state, strings, row[list(strings.members)])
     return state
 
 
@@ -222,18 +254,6 @@ def _phase_table(row: Tensor) -> Tensor:
     for angle in row:
         total = torch.stack([total + angle, total - angle], 1).flatten()
     return torch.stack([torch.cos(total), torch.sin(total)], 1).float().contiguous()
-
-
-def _checked_layers(state: Tensor, layers: Sequence[str], angles: Tensor, backend: str) -> tuple[bool, int]:
-    """Whether kernels are used, and the number of data qubits."""
-    fused = fused_way(state, backend)
-    n_data = state.shape[1].bit_length() - 2
-    if isinstance(layers, str) or not len(layers) or any(word not in ("ZX", "XX") for word in layers):
-        raise ValueError(f"layers is {layers!r:.60}; accepted: a sequence of 'ZX' and 'XX'")
-    if n_data < 1:
-        raise ValueError(f"state has shape {tuple(state.shape)}; accepted: at least one data qubit and the readout")
-    check_tensor(angles, "angles", shape=(len(layers), n_data), finite=False)
-    return fused, n_data
 
 
 def _launches(state: Tensor, layers: Sequence[str], angles: Tensor, n_data: int, window: int, block: int) -> list[tuple[Pass, int, int, dict[str, Any], list[Any]]]:
@@ -267,13 +287,19 @@ def readout_layers_(state: Complex[Tensor, "B D"], layers: Sequence[str], angles
     backend : {"auto", "torch", "triton"}, default "auto"
         As in `rotate_`.
     window, block : int, default 4 and 2048
-        Data qubits per pass, and units per program (a power of two).
+        Data qubits per pass (1 to 4), and units per program (a power of two).
 
     Returns
     -------
     The same tensor.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Unknown words, other shapes, dtypes or memory layouts, an unknown backend, a window or block out of range. NaN in, NaN out: values are not looked at, since that would wait for a GPU.
     """
-    fused, n_data = _checked_layers(state, layers, angles, backend)
+    fused, n_data = fused_way(state, backend), _data_qubits(state, layers, angles)
+    window, block = _window_size(window), _block_size(block)
     if not fused:
         return state.copy_(reference_layers(state, layers, angles.to(state.real.dtype)))
     real = torch.view_as_real(state)
@@ -299,11 +325,14 @@ def undo_readout_layers_(
     Returns
     -------
     (L, n) or (B, L, n) float
+
+    Raises
+    ------
+    ValueError, TypeError
+        As in `readout_layers_`; an adjoint of another shape, dtype or device than the state. NaN in, NaN out: values are not looked at, since that would wait for a GPU.
     """
-    fused, n_data = _checked_layers(state, layers, angles, backend)
-    if adjoint.shape != state.shape or adjoint.dtype != state.dtype:
-        raise ValueError(f"adjoint has shape {tuple(adjoint.shape)} and state {tuple(state.shape)}; they must be equal, in shape and dtype")
-    fused_way(adjoint, backend)
+    fused, n_data = _pair_way(state, adjoint, backend), _data_qubits(state, layers, angles)
+    window, block = _window_size(window), _block_size(block)
     slopes = torch.zeros(len(state), len(layers), n_data, dtype=state.real.dtype, device=state.device)
     if not fused:
         for k in reversed(range(len(layers))):

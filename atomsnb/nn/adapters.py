@@ -85,7 +85,15 @@ class Adapter(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Frozen layer plus correction; x (copies * B, ..., d_in)."""
+        """Frozen layer plus correction; x (copies * B, ..., d_in) float, an empty batch gives an empty one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Another shape or dtype, by name. NaN in, NaN out: values are not looked at, since that would wait for a GPU.
+        """
+        if not isinstance(x, Tensor) or x.is_meta or not x.is_floating_point() or x.shape[-1:] != (self.in_features,):
+            x = check_tensor(x, "x", shape=(..., self.in_features), finite=False, allow_empty=True)  # says what is wrong
         if x.shape[0] % self.copies:
             raise ValueError(f"x has {x.shape[0]} entries along its first axis; accepted: a multiple of the {self.copies} copies of this adapter")
         out = self.base(x)
@@ -311,7 +319,7 @@ def inject_adapters(
     for name, value in (("chi", chi), ("d1", d1), ("d2", d2)):
         if value is not None:
             check_int(value, name, minimum=1)
-    if isinstance(targets, str) or not isinstance(targets, Sequence) or not targets:
+    if isinstance(targets, str) or not isinstance(targets, Sequence) or not targets or not all(isinstance(t, str) for t in targets):
         raise ValueError(f"targets is {targets!r}; accepted: a sequence of last names of layers, such as ('q_proj', 'v_proj')")
     if adapters_of(model):
         raise ValueError(f"model has adapters already ({', '.join(list(adapters_of(model))[:2])}, ...); remove_adapters takes them out")
@@ -361,8 +369,15 @@ def delta_weights(model: nn.Module) -> dict[str, Float[Tensor, "copies d_out d_i
     return {name: adapter.delta() for name, adapter in found.items()}
 
 
+def _check_mapping(value: Any, name: str) -> None:
+    """Refuse what is no mapping."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is a {type(value).__name__}; accepted: a mapping from names of layers to tensors")
+
+
 def attach_deltas(model: nn.Module, deltas: Mapping[str, Float[Tensor, "copies d_out d_in"]]) -> dict[str, Adapter]:
     """Put given corrections into a model (as `FullLinear`), by the names of its layers, and return the adapters."""
+    _check_mapping(deltas, "deltas")
     if not deltas:
         raise ValueError("deltas is empty; accepted: a mapping from names of layers to corrections (copies, d_out, d_in)")
     made: dict[str, Adapter] = {}
@@ -432,8 +447,9 @@ def load_peft_state_dict(model: nn.Module, state: Mapping[str, Tensor], copy: in
     Raises
     ------
     ValueError
-        If a layer is missing, a key is left over, or a shape differs (another rank).
+        If a layer is missing, a key is left over, or a shape differs (another rank). TypeError if the state is no mapping.
     """
+    _check_mapping(state, "state")
     adapters, wanted = _lora_adapters(model), dict(state)
     for name, adapter in adapters.items():
         k = check_int(copy, "copy", minimum=0, maximum=adapter.copies - 1)

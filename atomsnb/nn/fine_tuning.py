@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ..core.checks import check_choice, check_int, check_number, check_tensor
 from ..core.runtime import Config
 from ..core.train import fit, warmup_cosine
-from .adapters import Adapter, LoRALinear, MPSLinear, adapters_of, attach_deltas, inject_adapters, remove_adapters
-from .schmidt import EntanglementProfile, attention_entropy, entanglement_profile, lora_profile
+from .adapters import Adapter, LoRALinear, MPSLinear, _check_mapping, adapters_of, attach_deltas, inject_adapters, remove_adapters
+from .schmidt import EntanglementProfile, _whole_numbers, attention_entropy, entanglement_profile, lora_profile
 from .sparse_coders import CopyBatches
 from .transformer import Transformer
 
@@ -61,9 +61,11 @@ class FineTuningConfig(Config):
             check_int(getattr(self, name), name, minimum=1)
         check_int(self.attention_length, "attention_length", minimum=16), check_int(self.warmup, "warmup", minimum=0, maximum=self.steps - 1)
         check_number(self.alpha, "alpha", minimum=0, open_min=True)
+        if not isinstance(self.targets, (tuple, list)) or not all(isinstance(t, str) and t for t in self.targets):
+            raise TypeError(f"targets is {self.targets!r:.60}; accepted: last names of layers, such as ('q_proj', 'v_proj')")
         if not self.targets:
             raise ValueError("targets is empty; accepted: last names of layers, such as ('q_proj', 'v_proj')")
-        if not self.records or list(self.records) != sorted(set(self.records)) or self.records[0] < 1 or self.records[-1] != self.steps:
+        if not self.records or list(_whole_numbers(self.records, "records", 1)) != sorted(set(self.records)) or self.records[-1] != self.steps:
             raise ValueError(f"records is {self.records} and steps {self.steps}; accepted: increasing numbers of steps from 1 on, the last of them equal to steps (a correction is zero at step 0)")
 
 # %% ../../nbs/nn/fine_tuning.ipynb #a3886996
@@ -177,11 +179,17 @@ class FineTuning:
         Sizes, ranks and seeds.
     device : device, optional
         Where to train; default: where the model is.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No module; a stream that is missing, too short, no integers or with negative ones.
     """
 
     def __init__(self, model: nn.Module, streams: Mapping[str, Int[Tensor, "_"]], cfg: FineTuningConfig, device: torch.device | str | None = None) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model is a {type(model).__name__}; accepted: an nn.Module")
+        _check_mapping(streams, "streams")
         if missing := {"train", "validation", "heldout"} - set(streams):
             raise ValueError(f"streams lacks {sorted(missing)}; accepted: token streams train, validation and heldout")
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
@@ -194,13 +202,16 @@ class FineTuning:
             elif isinstance(getattr(module, "dropout", None), float):
                 module.dropout = 0.0  # type: ignore[assignment]
         self.streams = {name: check_tensor(s, f"streams[{name!r}]", dtype="integer", ndim=1, min_size=2 * (cfg.window + 1)).long().to(self.device) for name, s in streams.items()}
+        for name, stream in self.streams.items():
+            check_int(int(stream.min()), f"the least token of streams[{name!r}]", minimum=0)
 
     def windows(self, side: str, number: int, length: int) -> Int[Tensor, "windows tokens"]:
-        """Up to `number` windows of a side that do not overlap, spread evenly."""
+        """Up to `number` windows of a side that do not overlap, spread evenly; errors name the argument."""
+        number, length = check_int(number, "number", minimum=1), check_int(length, "length", minimum=1)
         stream = self.streams[check_choice(side, "side", list(self.streams))]
         most = len(stream) // length
         if most < 1:
-            raise ValueError(f"side {side!r} has {len(stream)} tokens; accepted: at least one window of {length}")
+            raise ValueError(f"length is {length} but side {side!r} has {len(stream)} tokens; accepted: at least one window of that length")
         return torch.stack([stream[k * length : (k + 1) * length] for k in np.unique(np.linspace(0, most - 1, min(number, most)).astype(int))])
 
     @torch.no_grad()
@@ -215,8 +226,8 @@ class FineTuning:
         return (total / (len(windows) * self.cfg.window)).cpu().numpy()
 
     def inject(self, method: str, r: int | None = None) -> dict[str, Adapter]:
-        """Put fresh adapters with one copy per seed into the model."""
-        c = self.cfg
+        """Put fresh adapters with one copy per seed into the model; a method or rank that does not exist is refused by name."""
+        c, r = self.cfg, None if r is None else check_int(r, "r", minimum=1)
         return inject_adapters(self.model, c.targets, method, r=c.rank if r is None else r, alpha=c.alpha if r is None else c.alpha / c.rank * r, chi=c.chi, seeds=tuple(range(c.seeds)))
 
     def batches(self) -> CopyBatches:
@@ -248,8 +259,15 @@ class FineTuning:
             Text that scores it.
         progress : bool, optional
             As in `core.train.fit`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            An unknown method or side, a rate or rank out of range, records that are not increasing numbers of steps.
         """
-        c, steps = self.cfg, tuple(records or self.cfg.records)
+        c, steps = self.cfg, self.cfg.records if records is None else _whole_numbers(records, "records", 1, self.cfg.steps)
+        if list(steps) != sorted(set(steps)):
+            raise ValueError(f"records is {steps!r:.60}; accepted: increasing numbers of steps")
         made = self.inject(method, r)
         losses, corrections = [], []
 
@@ -275,8 +293,9 @@ class FineTuning:
         return {lr: self.run(method, lr, r=r, records=[self.cfg.steps], side="validation", progress=False).losses[-1] for lr in grid}
 
     def fixed(self, name: str, deltas: Mapping[str, Tensor] | Mapping[str, Correction], parameters: int = 0) -> Arm:
-        """An arm of given corrections: matrices, or factors (A, B)."""
-        parts = {k: v if isinstance(v, tuple) else (v,) for k, v in deltas.items()}
+        """An arm of given corrections: matrices, or factors (A, B), finite and with an axis of copies; others are refused by name."""
+        _check_mapping(deltas, "deltas")
+        parts = {k: tuple(check_tensor(t, f"deltas[{k!r}]", ndim=3) for t in (v if isinstance(v, tuple) else (v,))) for k, v in deltas.items()}
         arm = Arm(name, parameters, 0.0, (0,), np.zeros((1, 1)), (parts,))
         with self.applied(arm):
             losses = self.score()
@@ -309,13 +328,12 @@ class _Applied:
         remove_adapters(self.model)
 
 # %% ../../nbs/nn/fine_tuning.ipynb #a3c083a0
-def _matrices(deltas: Mapping[str, Tensor], r: int | None = None) -> dict[str, Tensor]:
-    """Named corrections (copies, d_out, d_in), checked; with a rank, that it fits all of them."""
+def _matrices(deltas: Mapping[str, Tensor], r: int) -> dict[str, Tensor]:
+    """Named corrections (copies, d_out, d_in), checked, and that a rank fits all of them."""
     if not isinstance(deltas, Mapping) or not deltas:
         raise TypeError(f"deltas is {'an empty mapping' if isinstance(deltas, Mapping) else 'a ' + type(deltas).__name__}; accepted: a mapping from names of layers to corrections (copies, d_out, d_in)")
     checked = {name: check_tensor(delta, f"deltas[{name!r}]", ndim=3) for name, delta in deltas.items()}
-    if r is not None:
-        check_int(r, "r", minimum=1, maximum=min(min(delta.shape[1:]) for delta in checked.values()))
+    check_int(r, "r", minimum=1, maximum=min(min(delta.shape[1:]) for delta in checked.values()))
     return checked
 
 

@@ -201,16 +201,16 @@ def entanglement_profile(
 
 # %% ../../nbs/nn/schmidt.ipynb #0477e856
 def lora_profile(
-    A: Float[Tensor, "*batch r d_in"] | np.ndarray, B: Float[Tensor, "*batch d_out r"] | np.ndarray, base: float = math.e, device: torch.device | str | None = None
+    A: Float[Tensor, "*batch r d_in"] | Int[Tensor, "*batch r d_in"] | np.ndarray, B: Float[Tensor, "*batch d_out r"] | Int[Tensor, "*batch d_out r"] | np.ndarray, base: float = math.e, device: torch.device | str | None = None
 ) -> EntanglementProfile:
     """Entanglement profile of the product B A, which is never formed (@eq-thin).
 
     Parameters
     ----------
     A : (..., r, d_in) real
-        First factor, as `lora_A` of `peft`.
+        First factor, as `lora_A` of `peft`; any real dtype, computed in float64.
     B : (..., d_out, r) real
-        Second factor, as `lora_B`.
+        Second factor, as `lora_B`; any real dtype, computed in float64.
     base, device
         As in `entanglement_profile`.
 

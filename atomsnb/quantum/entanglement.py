@@ -74,6 +74,9 @@ class EntanglementConfig(FineTuningConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("base", "text"):
+            if not isinstance(value := getattr(self, name), str) or not value:
+                raise (ValueError if isinstance(value, str) else TypeError)(f"{name} is {value!r:.60}; accepted: text, a name or a path")
         for name in ("lr_full", "lr_lora", "lr_mps", "lr_equal"):
             check_number(getattr(self, name), name, minimum=0, open_min=True)
         for lr in self.lr_grid:
@@ -89,7 +92,7 @@ def page_entropy(m: int, n: int, base: float = math.e) -> float:
 
 
 def marchenko_pastur_pdf(x: float | np.ndarray, ratio: float) -> Float[np.ndarray, "*n"]:
-    """Density of the eigenvalues of X X' / n for an m x n Gaussian X with ratio = m / n in (0, 1] (@eq-mp); zero outside its support."""
+    """Density of the eigenvalues of X X' / n for an m x n Gaussian X with ratio = m / n in (0, 1] (@eq-mp); zero outside its support. x has any shape, and an empty one gives an empty density."""
     ratio = check_number(ratio, "ratio", minimum=0, maximum=1, open_min=True)
     try:
         x = np.asarray(x, dtype=np.float64)
@@ -458,10 +461,16 @@ def state_distances(a: AttentionStates, b: AttentionStates) -> dict[str, Float[n
     dict
         `kl`: mean divergence of attention rows in nats; `entropy`: mean absolute difference of attention entropies; `output`: norm of the difference of
         outputs over the mean norm; `cka`: one minus linear CKA of the outputs. Means over layers, windows and heads.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No AttentionStates; weights or outputs that are not finite; weights of other shapes in more than the copies.
     """
     for name, states in (("a", a), ("b", b)):
         if not isinstance(states, AttentionStates):
             raise TypeError(f"{name} is a {type(states).__name__}; accepted: AttentionStates")
+        check_tensor(states.weights, f"{name}.weights", ndim=6), check_tensor(states.outputs, f"{name}.outputs", ndim=5)
     if a.weights.shape[0] != b.weights.shape[0] or a.weights.shape[2:] != b.weights.shape[2:]:
         raise ValueError(f"weights have shapes {tuple(a.weights.shape)} and {tuple(b.weights.shape)}; they must agree in everything but copies")
     p, q = a.weights.double().clamp_min(1e-12), b.weights.double().clamp_min(1e-12)

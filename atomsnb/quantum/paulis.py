@@ -146,7 +146,8 @@ def check_state(state: Any, name: str = "state") -> int:
 
 
 def check_size(n: int, batch: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Refuse a batch of states that cannot fit into the memory of the device; the message says the bytes."""
+    """Refuse a batch of states that cannot fit into the memory of the device; the message says the bytes. Numbers below 1 are refused by name."""
+    n, batch = check_int(n, "n", minimum=1), check_int(batch, "batch", minimum=1)
     needed = batch * 2**n * torch.empty(0, dtype=dtype).element_size()
     size = f"{needed:,}" if n <= 60 else f"2**{needed.bit_length() - 1}"
     if device.type == "cuda":
@@ -189,7 +190,12 @@ def basis_state(bits: Int[Tensor, "B n"], *, dtype: torch.dtype = torch.complex6
 def zero_state(n: int, batch: int = 1, *, dtype: torch.dtype = torch.complex64, device: torch.device | str = "cpu") -> Complex[Tensor, "B D"]:
     """The state |0...0> on n qubits, `batch` times: (batch, 2**n)."""
     n, batch = check_int(n, "n", minimum=1, maximum=40), check_int(batch, "batch", minimum=1)
-    check_size(n, batch, dtype, torch.device(device))
+    check_choice(dtype, "dtype", (torch.complex64, torch.complex128))
+    try:
+        where = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device is {device!r:.60}; accepted: a device, such as 'cpu' or 'cuda'") from error
+    check_size(n, batch, dtype, where)
     return basis_state(torch.zeros(batch, n, dtype=torch.long, device=device), dtype=dtype)
 
 

@@ -163,7 +163,7 @@ def hadamard_test(circuit: Rotations, angles: Float[Tensor, "P"], k: int, observ
     values = check_tensor(angles, "angles", shape=(len(circuit.gates),)).detach().double().tolist()
     check_string(observable, "observable").masks(n)
     qc = qiskit.QuantumCircuit(n + 1)
-    if len(bits) not in (0, n) or any(b not in (0, 1) for b in bits):
+    if not hasattr(bits, "__len__") or len(bits) not in (0, n) or any(b not in (0, 1) for b in bits):
         raise ValueError(f"bits is {bits!r:.60}; accepted: {n} numbers 0 or 1")
     for q, bit in enumerate(bits):
         if bit:

@@ -10,7 +10,7 @@ __all__ = ['MIXING', 'QNNConfig', 'QNN', 'ProductForm', 'margin_loss', 'hinge_lo
 
 # %% ../../nbs/quantum/qnn.ipynb #b717c968
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -104,17 +104,22 @@ class QNNConfig(Config):
         for name in ("lr", "init", "mix_lr", "gain"):
             check_number(getattr(self, name), name, minimum=0, open_min=True)
         check_number(self.threshold, "threshold", minimum=0, maximum=1)
+        if not isinstance(self.images, str) or not self.images:
+            raise (ValueError if isinstance(self.images, str) else TypeError)(f"images is {self.images!r:.60}; accepted: 'digits', 'mnist' or the path of a file, as text")
+        for name in ("pairs", "train_states", "state_rates", "cost_qubits"):
+            if not isinstance(entries := getattr(self, name), (tuple, list)) or not entries:
+                raise (TypeError if entries else ValueError)(f"{name} is {entries!r:.60}; accepted: a tuple with at least one entry")
         for pair in self.pairs:
-            parts = pair.split("-")
+            parts = pair.split("-") if isinstance(pair, str) else []
             if len(parts) != 2 or not all(p.isdigit() and int(p) < 10 for p in parts) or parts[0] == parts[1]:
                 raise ValueError(f"pairs holds {pair!r}; accepted: two different digits such as '3-6'")
         if "3-6" not in self.pairs:
             raise ValueError(f"pairs is {self.pairs}; accepted: pairs among which is '3-6', which the paper's figure is about")
-        if not self.train_states or min(self.train_states) < 1:
-            raise ValueError(f"train_states is {self.train_states}; accepted: at least one number, each at least 1")
-        if not self.state_rates or not all(0 < r <= 1 for r in self.state_rates):
-            raise ValueError(f"state_rates is {self.state_rates}; accepted: at least one rate, each in (0, 1]")
-        if len(set(self.cost_qubits)) < 3 or min(self.cost_qubits) < 2:
+        for number in self.train_states:
+            check_int(number, "train_states", minimum=1)
+        for rate in self.state_rates:
+            check_number(rate, "state_rates", minimum=0, maximum=1, open_min=True)
+        if len({check_int(n, "cost_qubits", minimum=2) for n in self.cost_qubits}) < 3:
             raise ValueError(f"cost_qubits is {self.cost_qubits}; accepted: at least three different numbers, each at least 2")
 
 # %% ../../nbs/quantum/qnn.ipynb #b8d30340
@@ -141,7 +146,7 @@ class QNN(nn.Module):
     Raises
     ------
     ValueError, TypeError
-        A layer that is none of these, a readout out of range, unknown letters.
+        No layer, or one that is none of these; a readout out of range; unknown letters.
     """
 
     def __init__(self, n_data: int, layers: Sequence[Any], readout: int = -1, observable: str = "Y", *, scale: float = 0.1, generator: torch.Generator | None = None, dtype: torch.dtype = torch.float32) -> None:
@@ -150,9 +155,12 @@ class QNN(nn.Module):
         self.readout = check_int(readout, "readout", minimum=-self.n_data - 1, maximum=self.n_data) % (self.n_data + 1)
         self.data_qubits = tuple(q for q in range(self.n_data + 1) if q != self.readout)
         self.observable = PauliString(check_choice(observable, "observable", ("Y", "X", "Z")), (self.readout,))
-        if isinstance(layers, (str, PauliString)):
+        if isinstance(layers, str) or not isinstance(layers, Iterable):
             raise TypeError(f"layers is {layers!r:.40}; accepted: a sequence of layers, e.g. ['ZX', 'XX']")
-        self.circuit = Circuit(self.n_data + 1, [gate for layer in layers for gate in self._layer(layer)])
+        gates = [gate for layer in layers for gate in self._layer(layer)]
+        if not gates:
+            raise ValueError("layers is empty and gives no gates; accepted: at least one layer, e.g. ['ZX', 'XX']")
+        self.circuit = Circuit(self.n_data + 1, gates)
         check_choice(dtype, "dtype", (torch.float32, torch.float64))
         scale = check_number(scale, "scale", minimum=0)
         self._factors: "_Factors | None" = None
@@ -464,7 +472,7 @@ def margin_loss(pred: Float[Tensor, "*runs B"], label: Tensor, weight: Float[Ten
 
 
 def hinge_loss(pred: Float[Tensor, "*runs B"], label: Tensor, weight: Float[Tensor, "*w B"] | None = None, *, gain: float = 1.0) -> Float[Tensor, "*out"]:
-    """Mean of max(0, 1 - gain l f); at gain 1 the same as `margin_loss`, since |f| <= 1. Arguments as there, and a positive gain."""
+    """Mean of max(0, 1 - gain l f); at gain 1 the same as `margin_loss`, since |f| <= 1. Arguments as there, and a positive gain; predictions may be any real numbers."""
     pred, label = _checked_labels(pred, label)
     return _weighted(torch.relu(1 - check_number(gain, "gain", minimum=0, open_min=True) * label * pred), weight)
 

@@ -90,12 +90,22 @@ class Run(NamedTuple):
     masks: tuple[int, ...]  #: mask of the letters of each gate
 
 
+def _gate_tuple(gates: Any) -> tuple[PauliString, ...]:
+    """Gates as a tuple: Pauli strings, at least one."""
+    if isinstance(gates, str) or not isinstance(gates, Iterable):
+        raise TypeError(f"gates is {gates!r:.60}; accepted: a sequence of PauliString")
+    strings = tuple(check_string(gate, "gates") for gate in gates)
+    if not strings:
+        raise ValueError("gates is empty; accepted: at least one PauliString")
+    return strings
+
+
 def find_runs(n: int, gates: Sequence[PauliString]) -> list[Run]:
-    """Cut a list of Pauli strings on n qubits into runs: greedily, in order, as long as no qubit is asked for two letters."""
-    n = check_int(n, "n", minimum=1)
+    """Cut a list of Pauli strings on n qubits into runs: greedily, in order, as long as no qubit is asked for two letters. No gate, or one that does not fit, is refused by name."""
+    n, gates = check_int(n, "n", minimum=1), _gate_tuple(gates)
     runs: list[tuple[dict[int, str], list[int]]] = []
     for k, gate in enumerate(gates):
-        check_string(gate, "gates").masks(n)
+        gate.masks(n)
         own = dict(zip(gate.qubits, gate.letters))
         if not runs or any(runs[-1][0].get(q, a) != a for q, a in own.items()):
             runs.append(({}, []))
@@ -117,7 +127,12 @@ _CHANGES = {("Z", "X"): (0, 0, 0), ("X", "Z"): (0, 0, 0), ("Z", "Y"): (-1, 0, 0)
 
 
 def plan_steps(n: int, runs: Sequence[Run], closing: Sequence[str]) -> list[Step]:
-    """The steps of @eq-plan: from the computational basis through all runs to the basis `closing` ("" leaves a qubit as it is)."""
+    """The steps of @eq-plan: from the computational basis through all runs to the basis `closing` ("" leaves a qubit as it is). Runs or a basis of another number of qubits are refused by name."""
+    n = check_int(n, "n", minimum=1)
+    if not isinstance(closing, Sequence) or len(closing) != n or any(a not in ("", "X", "Y", "Z") for a in closing):
+        raise ValueError(f"closing is {closing!r:.60} and n is {n}; accepted: one of '', 'X', 'Y', 'Z' for each of n qubits")
+    if any(len(run.letters) != n for run in runs):
+        raise ValueError(f"runs holds letters for {sorted({len(run.letters) for run in runs})} qubits but n is {n}; they must be equal")
     basis, steps = ["Z"] * n, []
     hadamards: list[int] = []
     fixed: dict[int, float] = {}
@@ -249,9 +264,7 @@ class Circuit:
 
     def __init__(self, n_qubits: int, gates: Iterable[PauliString]) -> None:
         self.n_qubits = check_int(n_qubits, "n_qubits", minimum=1, maximum=4096)
-        self.gates = tuple(gates)
-        if not self.gates:
-            raise ValueError("gates is empty; accepted: at least one PauliString")
+        self.gates = _gate_tuple(gates)
         self.runs = find_runs(self.n_qubits, self.gates)
         self._plans: dict[tuple[str, ...], list[Step]] = {}
 

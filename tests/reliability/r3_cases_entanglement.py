@@ -4,7 +4,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from r3_bad_inputs import Case
+from r3_bad_inputs import NAN_DOCUMENTED, Case
 from r3_cases import rand
 from r3_cases_quantum import ANY_AXES, gen
 from torch import nn
@@ -14,6 +14,8 @@ from atomsnb.nn.fine_tuning import Arm, AttentionStates, FineTuning, FineTuningC
 from atomsnb.nn.replay import Replay
 from atomsnb.nn.transformer import Transformer, TransformerConfig
 
+INPUTS = {**NAN_DOCUMENTED, "empty": "an empty batch gives an empty one"}
+DENSITY = "an empty array gives an empty density"
 REAL = "any real dtype is documented; computed in float64"
 
 
@@ -74,7 +76,7 @@ CASES = [
          {"lr_grid": {"empty": "empty takes the rates of the arms"}}),
     *(Case(f"quantum.entanglement:{name}", lambda: {"m": 4, "n": 6, "base": 2.0}, {"m": "count", "n": "count", "base": "above one"}) for name in ("page_entropy", "marchenko_pastur_entropy")),
     Case("quantum.entanglement:marchenko_pastur_pdf", lambda: {"x": np.array([0.5, 1.0]), "ratio": 0.5}, {"x": "array", "ratio": "share"}, {},
-         {"x": {**dict.fromkeys(("+inf", "-inf"), "the density is zero outside its support"), "wrong rank": ANY_AXES, "wrong dtype": "whole numbers are numbers"}}),
+         {"x": {**dict.fromkeys(("+inf", "-inf"), "the density is zero outside its support"), "wrong rank": ANY_AXES, "wrong dtype": "whole numbers are numbers", "empty": DENSITY, "zero axis": DENSITY}}),
     Case("quantum.entanglement:chain_entropy", lambda: {"sizes": (4, 6), "base": 2.0}, {"sizes": "whole numbers", "base": "above one"}),
     Case("quantum.entanglement:full_null_profile", lambda: {"d_out": 4, "d_in": 6, "base": 2.0}, {"d_out": "count", "d_in": "count", "base": "above one"}),
     Case("quantum.entanglement:lora_null_profile", lambda: {"d_out": 4, "d_in": 6, "r": 2, "base": 2.0}, {"d_out": "count", "d_in": "count", "r": "count + too large", "base": "above one"}),
@@ -96,16 +98,17 @@ CASES = [
     Case("nn.schmidt:prime_sites", lambda: {"shape": (4, 6)}, {"shape": "whole numbers"}),
     Case("nn.schmidt:entanglement_profile", lambda: {"W": rand(4, 6), "dims": (4, 6), "order": "row-col", "base": 2.0, "device": "cpu"},
          {"W": "stack", "dims": "whole numbers", "order": "choice", "base": "above one", "device": "device"}, {}, {"W": {"wrong dtype": REAL}}),
-    Case("nn.schmidt:lora_profile", lambda: {"A": rand(2, 6), "B": rand(4, 2, seed=1), "base": 2.0, "device": "cpu"}, {"A": "stack", "B": "sized stack", "base": "above one", "device": "device"}),
+    Case("nn.schmidt:lora_profile", lambda: {"A": rand(2, 6), "B": rand(4, 2, seed=1), "base": 2.0, "device": "cpu"}, {"A": "stack", "B": "sized stack", "base": "above one", "device": "device"}, {},
+         {"A": {"wrong dtype": REAL}, "B": {"wrong dtype": REAL}}),
     Case("nn.schmidt:attention_entropy", lambda: {"attn": causal(), "base": 2.0}, {"attn": "sized stack", "base": "above one"}),
     Case("nn.adapters:Adapter", lambda: {"base": nn.Linear(6, 4), "copies": 2}, {"copies": "count"}),
     Case("nn.adapters:FullLinear", lambda: {"base": nn.Linear(6, 4), "delta": rand(2, 4, 6)}, {"delta": "sized"}),
     Case("nn.adapters:LoRALinear", lambda: {"base": nn.Linear(6, 4), "r": 2, "alpha": 4.0, "seeds": (0, 1)}, {"r": "count + too large", "alpha": "positive", "seeds": "whole numbers"}),
     Case("nn.adapters:MPSLinear", lambda: {"base": nn.Linear(6, 4), "r": 2, "chi": 2, "d1": 2, "d2": 3, "alpha": 4.0, "seeds": (0, 1)},
          {"r": "count + too large", "chi": "count", "d1": "optional count + too large", "d2": "optional count + too large", "alpha": "positive", "seeds": "whole numbers"}),
-    Case("nn.adapters:FullLinear.forward", lambda: {"self": adapter(FullLinear, copies=2), "x": rand(4, 6)}, {"x": "sized rows"}),
-    Case("nn.adapters:LoRALinear.forward", lambda: {"self": adapter(LoRALinear, r=2, seeds=(0, 1)), "x": rand(4, 6)}, {"x": "sized rows"}),
-    Case("nn.adapters:MPSLinear.forward", lambda: {"self": adapter(MPSLinear, r=2, chi=2, seeds=(0, 1)), "x": rand(4, 6)}, {"x": "sized rows"}),
+    Case("nn.adapters:FullLinear.forward", lambda: {"self": adapter(FullLinear, copies=2), "x": rand(4, 6)}, {"x": "sized rows"}, {}, {"x": INPUTS}),
+    Case("nn.adapters:LoRALinear.forward", lambda: {"self": adapter(LoRALinear, r=2, seeds=(0, 1)), "x": rand(4, 6)}, {"x": "sized rows"}, {}, {"x": INPUTS}),
+    Case("nn.adapters:MPSLinear.forward", lambda: {"self": adapter(MPSLinear, r=2, chi=2, seeds=(0, 1)), "x": rand(4, 6)}, {"x": "sized rows"}, {}, {"x": INPUTS}),
     Case("nn.adapters:balanced_split", lambda: {"d": 12}, {"d": "count"}),
     Case("nn.adapters:mps_cores", lambda: {"A": rand(2, 6), "d1": 2, "d2": 3, "chi": 2}, {"A": "sized stack", "d1": "count + too large", "d2": "count + too large", "chi": "count"}),
     Case("nn.adapters:inject_adapters", lambda: {"model": layers(), "targets": ["q_proj"], "method": "mps", "r": 2, "alpha": 4.0, "chi": 2, "d1": 2, "d2": 3, "seeds": (0, 1)},
