@@ -343,8 +343,24 @@ class Config:
         return sha256_json(self.as_dict())
 
 # %% ../../nbs/core/runtime.ipynb #b34ddd32
-def default_device() -> torch.device:
-    """The current CUDA device if there is one, else the CPU."""
+def default_device(device: torch.device | str | None = None) -> torch.device:
+    """The device that was asked for; by default the current CUDA device if there is one, else the CPU.
+
+    Parameters
+    ----------
+    device : torch.device or str, optional
+        What was asked for.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device.
+    """
+    if device is not None:
+        try:
+            return torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"device is {device!r}; accepted: a torch device such as 'cpu' or 'cuda'") from error
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 

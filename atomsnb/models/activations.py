@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..core.checks import check_int, check_same, check_tensor
+from ..core.checks import check_int, check_items, check_path, check_same, check_tensor
 from ..core.data import load
 from ..core.runtime import sha256_array, sha256_file
 from .encoder import hidden_states
@@ -34,6 +34,7 @@ PARTS = ("fit", "train", "heldout")
 
 def _sizes(sizes: Sequence[int]) -> dict[str, int]:
     """Rows wanted of each part."""
+    sizes = check_items(sizes, "sizes", "three whole numbers")
     check_same(len(sizes), "the length of sizes", len(PARTS), "the number of parts (fit, train, heldout)")
     return {name: check_int(size, "sizes", minimum=1) for name, size in zip(PARTS, sizes)}
 
@@ -99,7 +100,7 @@ def read_activations(path: str | Path, sizes: Sequence[int]) -> ActivationData:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    wanted, path = _sizes(sizes), Path(path)
+    wanted, path = _sizes(sizes), check_path(path, "path")
     if not path.is_file():
         raise FileNotFoundError(f"activations: there is no file {path.name!r}")
     try:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..core.checks import nearest
+from ..core.checks import check_items, nearest
 from ..core.runtime import default_device, require
 from .encoder import ModelNotFoundError, WeightsError, _offline, find_blocks
 from .generation import Generation, generate
@@ -323,6 +323,8 @@ class CausalLM:
             listener = None if stream is None else _Listener(stream, self.tokenizer)
         elif isinstance(prompt, Sequence) and len(prompt) and all(isinstance(p, str) for p in prompt):
             ids = [self.encode(p)[0] for p in prompt]
+        elif not isinstance(prompt, Tensor):
+            ids = check_items(prompt, "prompt", "token numbers or of texts, or one text")
         return generate(self, ids, max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, stop=stop, generator=generator, stream=listener, overflow=overflow)
 
     def __repr__(self) -> str:
@@ -378,7 +380,7 @@ def load_causal_lm(name: str | Path = "code-lm", *, device: str | torch.device |
         raise TypeError(f"dtype is {dtype!r}; accepted: a floating torch dtype")
     if not str(name).strip():
         raise ValueError("name is empty; accepted: the name of a model, or a folder")
-    where = torch.device(device) if device is not None else default_device()
+    where = default_device(device)
     if str(name) in shipped() or "atomsnb" in _config(Path(name)):
         return _ours(name, where, dtype or torch.float32)
     return _theirs(str(name).removeprefix("hf:"), str(name), where, dtype)

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_save
 from torch import Tensor
 
-from ..core.checks import check_choice, check_int
+from ..core.checks import check_choice, check_int, check_items, check_number, check_path
 from ..core.data import SHARES, load, split_of
 from ..core.runtime import atomic_write, cache_dir, sha256_array, sha256_json
 from .encoder import ModelNotFoundError, WeightsError
@@ -38,7 +38,7 @@ KINDS: Mapping[str, str] = {"code": "stdlib_source", "docs": "stdlib_docs"}
 
 def sides(split: str | Sequence[str]) -> tuple[str, ...]:
     """The sides that a split names: one side of `core.data`, `"training"` for fit and train, or a sequence of sides."""
-    names = TRAINING if split == "training" else (split,) if isinstance(split, str) else tuple(split)
+    names = TRAINING if split == "training" else (split,) if isinstance(split, str) else tuple(check_items(split, "split", "sides"))
     if not names: raise ValueError(f"split is empty; accepted: 'training' or sides of {', '.join(SHARES)}")
     for name in names: check_choice(name, "split", [*SHARES] if not isinstance(split, str) else ["training", *SHARES])
     if len(set(names)) < len(names): raise ValueError(f"split names a side twice: {', '.join(names)}")
@@ -83,7 +83,7 @@ class TokenStream(NamedTuple):
     def bits_per_byte(self, nats: float) -> float:
         """Bits per byte of a total cost in nats (@eq-corpus-bpb)."""
         if self.bytes == 0: raise ValueError("a stream of empty texts has no bits per byte")
-        return float(nats) / (0.6931471805599453 * self.bytes)
+        return check_number(nats, "nats") / (0.6931471805599453 * self.bytes)
 
 
 def _stream(ids: Sequence[Sequence[int]] | Sequence[np.ndarray], end: int, size: int) -> TokenStream:
@@ -114,8 +114,9 @@ def token_stream(tokenizer: Tokenizer | str = "code-bpe", split: str | Sequence[
     TokenStream
     """
     tokenizer = load_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
-    documents = code_texts(split, kind=kind) if texts is None else list(texts)
+    documents = code_texts(split, kind=kind) if texts is None else check_items(texts, "texts", "documents, each a string")
     if not documents: raise ValueError("texts is empty; accepted: at least one document")
+    if not all(isinstance(text, str) for text in documents): raise TypeError("texts holds something else than text; accepted: documents, each a string")
     key = sha256_json([1, tokenizer.sha256, [hashlib.sha256(text.encode("utf-8")).hexdigest() for text in documents]])
     path = cache_dir() / "corpus" / f"{key}.safetensors"
     if cache and (found := _cached(path)) is not None: return found
@@ -408,6 +409,7 @@ def write_corpus(path: str | Path, corpus: Corpus | None = None) -> Path:
     -----
     BPE streams are stored as uint16. Byte streams are stored as uint8 without their end tokens, which are put back by their places; likewise the records.
     """
+    path = check_path(path, "path")
     corpus, tensors = build_corpus() if corpus is None else corpus, {}
     for name, stream in corpus.streams.items():
         tensors[f"{name}/documents"] = stream.documents
@@ -416,7 +418,7 @@ def write_corpus(path: str | Path, corpus: Corpus | None = None) -> Path:
     for side, records in corpus.records.items(): tensors[f"json/{side}"] = torch.frombuffer(bytearray("\n".join(records).encode("ascii")), dtype=torch.uint8) if records else torch.zeros(0, dtype=torch.uint8)
     head = {"sha256": corpus.sha256, "facts": dict(corpus.facts), "streams": {name: [stream.bytes, stream.sha256] for name, stream in corpus.streams.items()}}
     atomic_write(path, safetensors_save(tensors, {"corpus": json.dumps(head)}))
-    return Path(path)
+    return path
 
 # %% ../../nbs/models/corpus.ipynb #82b41b24
 def read_corpus(path: str | Path) -> Corpus:
@@ -438,7 +440,7 @@ def read_corpus(path: str | Path) -> Corpus:
     WeightsError
         It is no corpus, or not the one that was written.
     """
-    path = Path(path)
+    path = check_path(path, "path")
     if not path.is_file(): raise ModelNotFoundError(f"no corpus at {path.name}: write it with write_corpus on the machine whose standard library it shall hold")
     try:
         with safe_open(path, framework="pt") as stored:

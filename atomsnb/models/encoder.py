@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_save
 from torch import Tensor, nn
 
-from ..core.checks import check_choice, check_int, check_number, nearest
+from ..core.checks import check_choice, check_int, check_items, check_number, check_tensor, nearest
 from ..core.runtime import atomic_write, cache_dir, default_device, progress as progress_bar, require, sha256_array, sha256_file, sha256_json
 
 # %% ../../nbs/models/encoder.ipynb #65422c76
@@ -215,7 +215,7 @@ def load_encoder(model: str | Path | nn.Module | Encoder = "minilm", *, tokenize
         return _wrap(model, tokenizer, type(model).__name__)
     if not isinstance(model, (str, Path)): raise TypeError(f"model must be 'minilm', a transformers name, a folder or a module, got {type(model).__name__}")
     if tokenizer is not None: raise TypeError("tokenizer comes with a model that is loaded by name: leave it out")
-    return _load(str(model), torch.device(device) if device is not None else default_device(), dtype)
+    return _load(str(model), default_device(device), dtype)
 
 # %% ../../nbs/models/encoder.ipynb #5a2462da
 @dataclass(frozen=True)
@@ -235,6 +235,9 @@ class HiddenStates:
 
     def select(self, rows: Any) -> "HiddenStates":
         """The same states with some rows only; `rows` is a boolean mask (n,) or an index tensor."""
+        rows, n = check_tensor(rows, "rows", ndim=1, dtype=("bool", "integer"), finite=False, allow_empty=True), len(self.document)
+        if rows.dtype == torch.bool and len(rows) != n: raise ValueError(f"rows has {len(rows)} entries for {n} rows; accepted: a boolean mask of one entry per row, or row numbers")
+        if rows.dtype != torch.bool and len(rows) and not -n <= int(rows.min()) <= int(rows.max()) < n: raise ValueError(f"rows lie in [{int(rows.min())}, {int(rows.max())}]; accepted: row numbers in [{-n}, {n})")
         return HiddenStates(self.activations[rows], self.document[rows], self.token_id[rows], self.position[rows], self.layer, self.model, self.truncated, self.dropped)
 
 # %% ../../nbs/models/encoder.ipynb #34924acc
@@ -362,7 +365,8 @@ def sink_mask(states: HiddenStates, special_ids: Sequence[int] = (), factor: flo
         True for a sink.
     """
     factor = check_number(factor, "factor", minimum=0, open_min=True)
-    structural = (states.position == 0) | torch.isin(states.token_id, torch.tensor(list(special_ids), dtype=torch.long))
+    special_ids = [check_int(token, "special_ids", minimum=0) for token in check_items(special_ids, "special_ids", "token numbers")]
+    structural = (states.position == 0) | torch.isin(states.token_id, torch.tensor(special_ids, dtype=torch.long))
     if structural.all(): return structural
     norm = states.activations.float().norm(dim=1)
     return structural | (norm > factor * norm[~structural].median())

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ..core.checks import check_int, check_tensor
+from ..core.checks import check_choice, check_int, check_tensor
 from .masked_sampling import infill
 from ..nn.transformer import KVCache
 
@@ -72,6 +72,11 @@ def bits_per_byte(
     n, n_bytes = len(ids), check_int(n_bytes, "n_bytes", minimum=1)
     window = check_int(getattr(model.config, "context", None) if window is None else window, "window", minimum=2)
     stride = check_int(max(1, window // 2) if stride is None else stride, "stride", minimum=1, maximum=window)
+    batch_size = check_int(batch_size, "batch_size", minimum=1)
+    check_choice(precision, "precision", ("fp32", "bf16"))
+    if start_id is not None:
+        size = getattr(getattr(model, "config", None), "vocab_size", None)
+        start_id = check_int(start_id, "start_id", minimum=0, maximum=None if size is None else size - 1)
     where = next(model.parameters()).device
     text = torch.cat([ids[-1:] if start_id is None else ids.new_full((1,), start_id), ids]).long().to(where)
     window = min(window, n)
@@ -106,7 +111,7 @@ def document_rows(ids: Int[Tensor, "n"], window: int, *, end_id: int) -> Int[Ten
     -------
     (rows, window) int64
     """
-    check_int(window, "window", minimum=1)
+    window, end_id = check_int(window, "window", minimum=1), check_int(end_id, "end_id", minimum=0)
     ids = check_tensor(ids, "ids", dtype="integer", ndim=1).long()
     rows, start = [], 0
     for end in ((ids == end_id).nonzero()[:, 0] + 1).tolist():
@@ -156,7 +161,7 @@ def infilling_accuracy(masked: nn.Module, causal: nn.Module, rows: Int[Tensor, "
     -------
     Infilling
     """
-    rows = check_tensor(rows, "rows", dtype="integer", ndim=2).long()
+    rows, mask_id, batch_size = check_tensor(rows, "rows", dtype="integer", ndim=2).long(), check_int(mask_id, "mask_id", minimum=0), check_int(batch_size, "batch_size", minimum=1)
     span, where = check_int(span, "span", minimum=1, maximum=rows.shape[1] // 2), next(masked.parameters()).device
     start, hits = (rows.shape[1] - span) // 2, []
     for part in rows.to(where).split(batch_size):
@@ -175,6 +180,14 @@ def infilling_accuracy(masked: nn.Module, causal: nn.Module, rows: Int[Tensor, "
     return Infilling(masked_tokens, causal_tokens, masked_whole, causal_whole, found.shape[1])
 
 # %% ../../nbs/models/evaluation.ipynb #51cd073e
+def _token_rows(rows: Tensor) -> Tensor:
+    """Rows of token numbers, none below 0."""
+    rows = check_tensor(rows, "rows", dtype="integer", ndim=2)
+    if int(rows.min()) < 0:
+        raise ValueError(f"rows holds {int(rows.min())}; accepted: token numbers from 0")
+    return rows
+
+
 def accepted_json(rows: Int[Tensor, "rows window"], *, end_id: int) -> float:
     """Share of rows of bytes that `json.loads` accepts as an object or an array: the bytes before the first end token, and an end token there is.
 
@@ -185,8 +198,8 @@ def accepted_json(rows: Int[Tensor, "rows window"], *, end_id: int) -> float:
     end_id : int
         The end token.
     """
-    good = 0
-    for row in check_tensor(rows, "rows", dtype="integer", ndim=2).tolist():
+    good, end_id = 0, check_int(end_id, "end_id", minimum=0)
+    for row in _token_rows(rows).tolist():
         body = row[: row.index(end_id)] if end_id in row else None
         try:
             good += body is not None and isinstance(json.loads(bytes(body).decode("utf-8")), (dict, list))
@@ -199,7 +212,7 @@ def repetition(rows: Int[Tensor, "rows window"], order: int = 4) -> float:
     """Share of a row's `order`-grams that occurred in that row before, mean over the rows."""
     order = check_int(order, "order", minimum=1)
     shares = []
-    for row in check_tensor(rows, "rows", dtype="integer", ndim=2).tolist():
+    for row in _token_rows(rows).tolist():
         grams = [tuple(row[i : i + order]) for i in range(len(row) - order + 1)]
         if not grams:
             raise ValueError(f"rows has {len(row)} columns; accepted: at least order = {order}")
@@ -209,6 +222,8 @@ def repetition(rows: Int[Tensor, "rows window"], order: int = 4) -> float:
 
 def parses(text: str) -> bool:
     """Whether a piece of Python, cut off anywhere, is Python up to its last whole statement: some prefix of whole lines with at least half of the lines is accepted by `ast.parse`."""
+    if not isinstance(text, str):
+        raise TypeError(f"text is a {type(text).__name__}; accepted: a string")
     lines = textwrap.dedent(text).split("\n")[:-1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -236,7 +251,7 @@ def continuation_nats(judge: nn.Module, rows: Int[Tensor, "rows window"], start:
     batch_size : int, default 64
         Rows at a time.
     """
-    rows = check_tensor(rows, "rows", dtype="integer", ndim=2).long()
+    rows, batch_size = check_tensor(rows, "rows", dtype="integer", ndim=2).long(), check_int(batch_size, "batch_size", minimum=1)
     start, total = check_int(start, "start", minimum=1, maximum=rows.shape[1] - 1), 0.0
     for part in rows.to(next(judge.parameters()).device).split(batch_size):
         logits = judge(part[:, :-1]).logits[:, start - 1 :]

@@ -8,7 +8,7 @@ __all__ = ['warp', 'Generation', 'generate']
 # %% ../../nbs/models/generation.ipynb #0974a66c
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.checks import check_choice, check_int, check_number
+from ..core.checks import check_choice, check_int, check_items, check_number, check_tensor
 from ..nn.attention import KVCache
 
 # %% ../../nbs/models/generation.ipynb #4c6a10dd
@@ -41,10 +41,17 @@ def warp(logits: Float[Tensor, "*rows V"], temperature: float = 1.0, top_k: int 
 
     Raises
     ------
-    ValueError
-        A setting outside its range.
+    ValueError, TypeError
+        A setting outside its range; logits that are NaN or plus infinity, or minus infinity in a whole row (seen on a CPU alone: a GPU is not waited for).
     """
-    temperature, top_k, top_p = _settings(temperature, top_k, top_p)
+    check_tensor(logits, "logits", shape=(..., "V"), finite=False)
+    if logits.device.type == "cpu" and not bool(torch.isfinite(logits.detach().amax(-1)).all()):  # a NaN is the largest of its row
+        raise ValueError("logits has a row whose largest entry is not finite; accepted: numbers, or minus infinity for what is excluded")
+    return _warped(logits, *_settings(temperature, top_k, top_p))
+
+
+def _warped(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None) -> Tensor:
+    """`warp` without its checks."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if temperature == 0:
         return torch.zeros_like(z).scatter_(-1, z.argmax(-1, keepdim=True), 1.0)
@@ -89,9 +96,11 @@ class Generation:
 def _rows(ids: Any, vocab_size: int) -> list[Tensor]:
     """Prompts as a list of 1-D int64 tensors on the CPU, checked; accepts (n,) or (B, n) tensors, a list of numbers, or a list of such lists."""
     if isinstance(ids, Tensor):
+        if ids.is_meta:
+            raise TypeError("ids is on the meta device, which holds no values; accepted: a tensor on the CPU or a GPU")
         rows = list(ids) if ids.ndim == 2 else [ids]
     else:
-        nested = list(ids)
+        nested = check_items(ids, "ids", "token numbers")
         rows = [torch.as_tensor(row) for row in (nested if nested and not isinstance(nested[0], int) else [nested])]
     if not rows:
         raise ValueError("ids is empty; accepted: at least one prompt")
@@ -112,13 +121,13 @@ class _Stops:
         self.ids: list[list[int]] = []
         self.strings: list[str] = []
         self.tokenizer = tokenizer
-        for item in [stop] if isinstance(stop, (int, str)) else stop:
+        for item in [stop] if isinstance(stop, str) or not isinstance(stop, Iterable) else stop:
             if isinstance(item, str):
                 if not item or tokenizer is None:
                     raise ValueError(f"stop has the string {item!r}; accepted: strings of at least one character, for a model with a tokenizer (CausalLM.generate)")
                 self.strings.append(item)
             else:
-                sequence = [item] if isinstance(item, int) else list(item)
+                sequence = list(item) if isinstance(item, Iterable) else [item]
                 if not sequence:
                     raise ValueError("stop has an empty sequence; accepted: token ids, sequences of token ids, strings")
                 self.ids.append([check_int(t, "stop", minimum=0, maximum=vocab_size - 1) for t in sequence])
@@ -191,7 +200,7 @@ def _choose(logits: Tensor, temperature: float, top_k: int | None, top_p: float 
             best = logits.argmax(-1)
         fine = torch.isfinite(logits.gather(-1, best[:, None])) if logits.device.type == "cpu" else None
     else:
-        p = warp(logits, temperature, top_k, top_p)
+        p = _warped(logits, temperature, top_k, top_p)
         fine = torch.isfinite(p)
         best = torch.multinomial(p if bool(fine.all()) else torch.ones_like(p), 1, generator=generator)[:, 0]
     if fine is not None and not bool(fine.all()):

@@ -10,7 +10,7 @@ __all__ = ['mask_tokens', 'model_logits', 'JointModel', 'conditional_log_probs',
 # %% ../../nbs/models/masked_diffusion.ipynb #2a40b81b
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +28,13 @@ from .tokenizer import load_tokenizer
 from ..nn.transformer import Transformer, TransformerConfig
 
 # %% ../../nbs/models/masked_diffusion.ipynb #f75ba050
+def _check_within(x: Any, name: str, accepted: str, low: float, high: float | None = None, *, open_max: bool = False) -> None:
+    """Refuse values outside an interval, NaN included. They are read on a CPU and outside of compilation alone: a GPU is not waited for, and a tracer's tensor (a subclass) has none."""
+    if type(x) is not Tensor or x.device.type != "cpu" or not x.numel() or torch.compiler.is_compiling(): return
+    smallest, largest = (float(v) for v in x.detach().aminmax())
+    if not (smallest >= low and (high is None or (largest < high if open_max else largest <= high))): raise ValueError(f"{name} lie in [{smallest:g}, {largest:g}]; accepted: {accepted}")
+
+
 def mask_tokens(ids: Int[Tensor, "B L"], mask_id: int, t: Float[Tensor, "B"] | float, generator: torch.Generator | None = None, *,
                 maskable: Bool[Tensor, "B L"] | None = None, noise: Float[Tensor, "B L"] | None = None) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
     """Hide tokens independently of one another: the forward process at time t (@eq-forward).
@@ -55,14 +62,15 @@ def mask_tokens(ids: Int[Tensor, "B L"], mask_id: int, t: Float[Tensor, "B"] | f
     Raises
     ------
     ValueError, TypeError
-        A shape or dtype that does not fit, a float `t` outside [0, 1], neither a generator nor noise.
+        A shape or dtype that does not fit, a float `t` outside [0, 1], neither a generator nor noise; on a CPU also token numbers below 0 and noise outside [0, 1).
     """
     check_tensor(ids, "ids", shape=("B", "L"), dtype="integer", finite=False)
     mask_id = check_int(mask_id, "mask_id", minimum=0)
     if noise is None:
         if generator is None: raise ValueError("generator is None and noise is None; accepted: one of the two, for coins come from nowhere else")
         noise = torch.rand(ids.shape, generator=generator, device=ids.device)
-    check_tensor(noise, "noise", shape=tuple(ids.shape), finite=False)
+    else: _check_within(check_tensor(noise, "noise", shape=tuple(ids.shape), finite=False), "noise", "in [0, 1)", 0, 1, open_max=True)
+    _check_within(ids, "ids", "token numbers from 0", 0)
     if isinstance(t, Tensor): hidden = noise < check_tensor(t, "t", shape=(ids.shape[0],), finite=False)[:, None]
     else: hidden = noise < check_number(t, "t", minimum=0, maximum=1)
     if maskable is not None: hidden = hidden & check_tensor(maskable, "maskable", shape=tuple(ids.shape), dtype="bool", finite=False)
@@ -87,9 +95,10 @@ def model_logits(model: Callable[..., Any], ids: Int[Tensor, "B L"], mask_id: in
 
     Raises
     ------
-    ValueError
-        Logits of another shape.
+    ValueError, TypeError
+        Logits of another shape, a mask token below 0.
     """
+    mask_id = check_int(mask_id, "mask_id", minimum=0)
     out = model(ids)
     logits = out if isinstance(out, Tensor) else out.logits
     if logits.ndim != 3 or logits.shape[:2] != ids.shape or not mask_id < logits.shape[-1]:
@@ -130,6 +139,7 @@ class JointModel(nn.Module):
     def forward(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L W"]:
         """Log-probabilities (B, L, V + 1) of every position's token given all visible tokens."""
         check_tensor(ids, "ids", shape=("B", self.length), dtype="integer")
+        _check_within(ids, "ids", f"token numbers in 0..{self.mask_id}, the last of them mask_id", 0, self.mask_id)
         fits = ((ids[:, None] == self.texts) | (ids[:, None] == self.mask_id)).all(2)
         mass = ((fits * self.probability) @ self.onehot).view(len(ids), self.length, self.mask_id)
         total = mass.sum(2, keepdim=True)
@@ -160,19 +170,21 @@ def conditional_log_probs(model: Callable[..., Any], ids: Int[Tensor, "B L"], *,
     ValueError, TypeError
         More than 14 tokens, a text that contains the mask token.
     """
-    ids = _whole_texts(ids, mask_id)
+    ids, batch_size = _whole_texts(ids, mask_id), check_int(batch_size, "batch_size", minimum=1)
     B, L = ids.shape
     if L > 14: raise ValueError(f"ids has {L} tokens per row; accepted: at most 14, for 2^L sets are visited")
     visible = (torch.arange(2**L, device=ids.device)[:, None] >> torch.arange(L, device=ids.device)) & 1 == 1
     contexts, place = torch.where(visible, ids[:, None], mask_id).flatten(0, 1).unique(dim=0, return_inverse=True)
     with torch.no_grad():
         log_probs = torch.cat([model_logits(model, part, mask_id).double().log_softmax(-1) for part in contexts.split(batch_size)])
+    if int(ids.max()) >= log_probs.shape[-1]: raise ValueError(f"ids holds {int(ids.max())}; accepted: token numbers in [0, {log_probs.shape[-1]})")
     return torch.stack([log_probs[place.view(B, -1), i, ids[:, i, None]] for i in range(L)], 2)
 
 
 def _whole_texts(ids: Any, mask_id: int) -> Tensor:
     """Texts without holes, as int64."""
     ids = check_tensor(ids, "ids", shape=("B", "L"), dtype="integer").long()
+    if int(ids.min()) < 0: raise ValueError(f"ids holds {int(ids.min())}; accepted: token numbers from 0")
     if bool((ids == check_int(mask_id, "mask_id", minimum=0)).any()): raise ValueError(f"ids contains the mask token {mask_id}; accepted: whole texts")
     return ids
 
@@ -250,7 +262,7 @@ def draw_corruption(batch: int, length: int, generator: torch.Generator, *, stra
     """
     batch, length = check_int(batch, "batch", minimum=1), check_int(length, "length", minimum=1)
     if not isinstance(generator, torch.Generator): raise TypeError(f"generator is {generator!r}; accepted: a torch.Generator")
-    where = torch.device(device) if device is not None else generator.device
+    where = default_device(device) if device is not None else generator.device
     u = torch.rand(batch, generator=generator, device=where)
     if stratified: u = ((torch.randperm(batch, generator=generator, device=where) + u) / batch).clamp(max=1 - 2**-24)
     return Corruption(u, torch.rand(batch, length, generator=generator, device=where))
@@ -291,7 +303,7 @@ def mdlm_loss(model: Callable[..., Any], ids: Int[Tensor, "B L"], *, mask_id: in
     Raises
     ------
     ValueError, TypeError
-        A shape or dtype that does not fit, an unknown scheme, no source of randomness.
+        A shape or dtype that does not fit, an unknown scheme, no source of randomness; on a CPU also token numbers outside the vocabulary, times outside [0, 1] and coins outside [0, 1).
     """
     rows, surprise, hidden, counted = _row_losses(model, ids, mask_id, generator, t, corruption, maskable, scheme, lowest_t)
     shown = hidden.sum()
@@ -303,11 +315,13 @@ def _row_losses(model: Callable[..., Any], ids: Tensor, mask_id: int, generator:
     """One estimate per row in nats per counted token; the surprise at hidden tokens (zero elsewhere), where they are, and what counts."""
     check_tensor(ids, "ids", shape=("B", "L"), dtype="integer", finite=False)
     check_choice(scheme, "scheme", ("bernoulli", "count"))
+    mask_id = check_int(mask_id, "mask_id", minimum=0)
     lowest_t = check_number(lowest_t, "lowest_t", minimum=0, maximum=1, open_max=True)
     if corruption is None:
         if generator is None: raise ValueError("generator is None and corruption is None; accepted: one of the two")
         corruption = draw_corruption(ids.shape[0], ids.shape[1], generator, device=ids.device)
     time, noise = check_tensor(corruption.t if t is None else t, "t", shape=(ids.shape[0],), finite=False), corruption.noise
+    _check_within(time, "t", "times in [0, 1]", 0, 1)
     counted = torch.ones_like(ids, dtype=torch.bool) if maskable is None else check_tensor(maskable, "maskable", shape=tuple(ids.shape), dtype="bool", finite=False)
     n = counted.sum(1)
     if scheme == "bernoulli":
@@ -316,11 +330,13 @@ def _row_losses(model: Callable[..., Any], ids: Tensor, mask_id: int, generator:
         weight = 1 / (level.clamp(min=1e-12) * n.clamp(min=1))
     else:
         check_tensor(noise, "noise", shape=tuple(ids.shape), finite=False)
+        _check_within(noise, "noise", "in [0, 1)", 0, 1, open_max=True)
         k = torch.minimum((time * n).long() + 1, n)
         hidden = torch.where(counted, noise, 2.0).argsort(1).argsort(1) < k[:, None]
         noisy = torch.where(hidden, mask_id, ids)
         weight = 1 / k.clamp(min=1)
     logits = model_logits(model, noisy, mask_id)
+    _check_within(ids, "ids", f"token numbers in [0, {logits.shape[-1]})", 0, logits.shape[-1] - 1)
     surprise = F.cross_entropy(logits.flatten(0, 1), torch.where(hidden, ids, 0).flatten().long(), reduction="none").view(ids.shape)
     surprise = torch.where(hidden, surprise, 0.0)
     return surprise.sum(1) * weight, surprise, hidden, counted
@@ -461,6 +477,7 @@ def masked_config(config: dict[str, Any]) -> TransformerConfig:
     WeightsError
         Another architecture, a causal model of ours, or a setting that this network does not have.
     """
+    if not isinstance(config, Mapping): raise TypeError(f"config is a {type(config).__name__}; accepted: the content of config.json, a dict")
     kind = str(config.get("model_type", "unknown"))
     if isinstance(own := config.get("atomsnb"), dict):
         if own.get("kind") != "masked": raise WeightsError(f"this is a {own.get('kind')} model; accepted here: a masked one (load_causal_lm reads causal models)")
@@ -545,6 +562,8 @@ def load_masked_lm(name: str | Path = "code-mdlm", *, device: str | torch.device
         A library that the name needs is not installed.
     """
     if not isinstance(name, (str, Path)): raise TypeError(f"name is a {type(name).__name__}; accepted: the name of a model, or a folder")
+    if not str(name).strip(): raise ValueError("name is empty; accepted: the name of a model, or a folder")
+    where = default_device(device)
     precision = torch.float32 if dtype is None else dtype
     if precision not in (torch.float32, torch.float64, torch.bfloat16, torch.float16): raise TypeError(f"dtype is {dtype!r}; accepted: a floating torch dtype")
     own = isinstance(name, str) and name in shipped()
@@ -567,4 +586,4 @@ def load_masked_lm(name: str | Path = "code-mdlm", *, device: str | torch.device
     if mask is None and config.get("atomsnb") and tokenizer is not None: mask = tokenizer.mask_id
     if mask is None: raise WeightsError(f"neither the configuration of {folder.name} nor its tokenizer names a mask token (mask_token_id), so this is no masked model; if it is one, pass mask_id")
     pad = config.get("pad_token_id")
-    return MaskedLM(model.eval().to(device if device is not None else default_device()), tokenizer, check_int(mask, "mask_id", minimum=0), pad, str(name) if own else folder.name)
+    return MaskedLM(model.eval().to(where), tokenizer, check_int(mask, "mask_id", minimum=0), pad, str(name) if own else folder.name)

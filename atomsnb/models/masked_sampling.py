@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..core.checks import check_int, check_number, check_tensor
+from ..core.checks import check_int, check_items, check_number, check_tensor
 from ..nn.attention import attend, rotate
 from ..nn.replay import Replay
 from ..nn.transformer import Transformer
@@ -99,9 +99,12 @@ def logits_at(model: Callable[..., Any], ids: Int[Tensor, "B L"], positions: Int
 
     Raises
     ------
-    ValueError
-        Ids out of range, a text longer than the context, logits of another shape.
+    ValueError, TypeError
+        Ids out of range, a text longer than the context, logits of another shape, no positions, or (on a CPU, since a GPU is not waited for) positions outside the text.
     """
+    ids = check_tensor(ids, "ids", shape=("B", "L"), dtype="integer", finite=False)
+    positions = check_tensor(positions, "positions", shape=(ids.shape[0], "W"), dtype="integer", finite=False)
+    if positions.device.type == "cpu" and (int(positions.min()) < 0 or int(positions.max()) >= ids.shape[1]): raise ValueError(f"positions lie in [{int(positions.min())}, {int(positions.max())}]; accepted: places in [0, {ids.shape[1]})")
     return _Pruned(model)(ids, positions)
 
 # %% ../../nbs/models/masked_sampling.ipynb #6856469a
@@ -179,6 +182,11 @@ def best(score: Float[Tensor, "B L"], competing: Bool[Tensor, "B L"], k: Int[Ten
     -------
     (B, L) bool
     """
+    competing = check_tensor(competing, "competing", ndim=2, dtype="bool", finite=False)
+    score = check_tensor(score, "score", ndim=2, finite=False)
+    if score.shape != competing.shape or score.device != competing.device: raise ValueError(f"score has shape {tuple(score.shape)} on {score.device} and competing {tuple(competing.shape)} on {competing.device}; they must be equal")
+    if bool((competing & ~torch.isfinite(score)).any()): raise ValueError("score is not finite at a competing position; accepted: numbers")
+    k = check_tensor(k, "k", shape=(len(score),), dtype="integer", finite=False) if isinstance(k, Tensor) and k.ndim else check_int(k, "k", minimum=0)
     order = torch.where(competing, score, -math.inf).argsort(dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1], device=order.device).expand_as(order))
     return competing & (rank < (k[:, None] if isinstance(k, Tensor) else k))
@@ -518,7 +526,7 @@ def _decode(model: Any, ids: Tensor, start: int, mask_id: int, steps: int | None
     steps = None if steps is None else check_int(steps, "steps", minimum=1)
     block = None if block is None else check_int(block, "block", minimum=1)
     temperature = check_number(temperature, "temperature", minimum=0)
-    banned = [check_int(token, "banned", minimum=0) for token in banned]
+    banned = [check_int(token, "banned", minimum=0) for token in check_items(banned, "banned", "token numbers")]
     if temperature > 0 and generator is None: raise ValueError(f"temperature is {temperature} and generator is None; accepted: temperature 0, or a torch.Generator")
     for name, value in (("policy", policy), ("on_step", on_step)):
         if value is not None and not callable(value): raise TypeError(f"{name} is {value!r}; accepted: a callable")
@@ -565,9 +573,11 @@ def sample(model: Any, *, prompt: Int[Tensor, "*B P"] | str | None = None, lengt
     elif batch not in (1, len(given)): raise ValueError(f"batch is {batch} but prompt has {len(given)} rows; accepted: one of them, or equal")
     mask = getattr(model, "mask_id", None) if mask_id is None else mask_id
     if mask is None: raise ValueError("mask_id is None and the model has none; accepted: the number of the mask token")
+    mask = check_int(mask, "mask_id", minimum=0)
     if bool((given == mask).any()): raise ValueError(f"prompt contains the mask token {mask}; accepted: a whole text (infill fills holes)")
     if block is not None and length % check_int(block, "block", minimum=1): raise ValueError(f"length is {length} and block {block}; accepted: a block that divides the length")
-    end_id = None if end_id is None else check_int(end_id, "end_id", minimum=0)
+    size = getattr(model, "vocab_size", None)
+    end_id = None if end_id is None else check_int(end_id, "end_id", minimum=0, maximum=None if size is None else size - 1)
     ids, mask = _texts(model, torch.cat([given, torch.full((len(given), length), mask, dtype=torch.long, device=given.device)], 1), mask)
     done = _decode(model, ids, given.shape[1], mask, steps, block, temperature, policy, generator, banned, end_id, on_step, max_vetoes, shortcuts)
     if tokenizer is None: return done

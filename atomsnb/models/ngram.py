@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.checks import check_choice, check_int, check_number, check_tensor
+from ..core.checks import check_choice, check_int, check_items, check_number, check_tensor
 from ..core.runtime import MissingExtraError
 
 # %% ../../nbs/models/ngram.ipynb #d848ed98
@@ -37,6 +37,9 @@ def discounts(counts: Int[np.ndarray, "grams"]) -> tuple[float, float, float]:
     tuple of three floats
         `FALLBACK` where the estimate does not exist (no gram with count 1, 2, 3 or 4) or leaves [0, i].
     """
+    counts = np.asarray(counts)
+    if counts.ndim != 1 or counts.dtype.kind not in "iu": raise TypeError(f"counts is an array of shape {counts.shape} and dtype {counts.dtype}; accepted: (grams,) whole numbers")
+    if not len(counts) or counts.min() < 1: raise ValueError(f"counts has {len(counts)} entries{f' from {counts.min()}' if len(counts) else ''}; accepted: at least one, each at least 1")
     n1, n2, n3, n4 = (float(n) for n in np.bincount(np.minimum(counts, 5), minlength=6)[1:5])
     if min(n1, n2, n3, n4) == 0: return FALLBACK
     y = n1 / (n1 + 2 * n2)
@@ -61,7 +64,7 @@ def _numbers(codes: Int[np.ndarray, "grams"], wanted: Int[np.ndarray, "n"]) -> I
 def _order(codes: Int[np.ndarray, "grams"], counts: Int[np.ndarray, "grams"], contexts: int, size: int, discount: float | None) -> tuple[_Order, tuple[float, float, float]]:
     "Discounted frequencies and back-off weights of one order (@eq-kn)."
     seen = counts > 0
-    by_count = discounts(counts[seen]) if discount is None else (discount,) * 3
+    by_count = (discount,) * 3 if discount is not None else discounts(counts[seen]) if seen.any() else FALLBACK
     off = np.array([0.0, *by_count])[np.minimum(counts, 3)]
     parent = codes // size
     total = np.bincount(parent, weights=counts, minlength=contexts)
@@ -179,7 +182,8 @@ class KneserNey:
         """
         self._ready()
         size, p = self.vocab_size_ + 1, np.full(self.vocab_size_, 1.0 / self.vocab_size_)
-        tail = [check_int(t, "context", minimum=0, maximum=self.vocab_size_ - 1) for t in context][max(0, len(context) - self.order + 1) :]
+        tail = [check_int(t, "context", minimum=0, maximum=self.vocab_size_ - 1) for t in check_items(context, "context", "token numbers")]
+        tail = tail[max(0, len(tail) - self.order + 1) :]
         text = [size - 1] * (self.order - 1 - len(tail)) + tail
         for k, order in enumerate(self._orders):
             number = 0
@@ -208,7 +212,7 @@ def _joined(text: str | bytes | Sequence[str], name: str) -> bytes:
     "One text, or documents with a zero byte behind each (they are text; the zero says where one ends)."
     if isinstance(text, bytes): return text
     if isinstance(text, str): return text.encode("utf-8")
-    if not all(isinstance(document, str) for document in text): raise TypeError(f"{name} holds something else than text; accepted: a string, bytes, or a sequence of strings")
+    if not all(isinstance(document, str) for document in check_items(text, name, "strings")): raise TypeError(f"{name} holds something else than text; accepted: a string, bytes, or a sequence of strings")
     return b"".join(document.encode("utf-8") + b"\0" for document in text)
 
 

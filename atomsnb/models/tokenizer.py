@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from ..core.checks import check_int
+from ..core.checks import check_int, check_items
 from ..core.runtime import atomic_write, require, sha256_json
 from .encoder import ModelNotFoundError, WeightsError
 from .registry import shipped_file
@@ -41,7 +41,8 @@ def _text(text: Any, name: str = "text") -> str:
 def _ids(ids: Any, vocab_size: int) -> list[int]:
     "Token numbers as a list of int, all inside the vocabulary."
     if isinstance(ids, (str, bytes)): raise TypeError(f"ids is a {type(ids).__name__}; accepted: a sequence of token numbers (use encode for text)")
-    listed = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    if isinstance(ids, Tensor) and ids.is_meta: raise TypeError("ids is on the meta device, which holds no values; accepted: a tensor on the CPU or a GPU")
+    listed = ids.tolist() if hasattr(ids, "tolist") else check_items(ids, "ids", "token numbers")
     if not isinstance(listed, list) or any(isinstance(i, list) for i in listed): raise ValueError("ids has more or fewer axes than one; accepted: the token numbers of one text")
     return [check_int(i, f"ids[{place}]", minimum=0, maximum=vocab_size - 1) if type(i) is not int or not 0 <= i < vocab_size else i for place, i in enumerate(listed)]
 
@@ -97,7 +98,7 @@ class Tokenizer(ABC):
     def encode_batch(self, texts: Sequence[str], *, allow_special: bool = False) -> list[list[int]]:
         """Token numbers of each text, as `encode` one by one."""
         if isinstance(texts, (str, bytes)): raise TypeError(f"texts is a {type(texts).__name__}; accepted: a sequence of strings")
-        return self._encode([_text(text, f"texts[{place}]") for place, text in enumerate(texts)], allow_special)
+        return self._encode([_text(text, f"texts[{place}]") for place, text in enumerate(check_items(texts, "texts", "strings"))], allow_special)
 
     __call__ = encode
 
@@ -264,7 +265,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int = 4096, *, name: str = "bpe"
         `tokenizers` is not installed (extra `models`).
     """
     if isinstance(texts, (str, bytes)): raise TypeError(f"texts is a {type(texts).__name__}; accepted: an iterable of strings")
-    vocab_size, listed = check_int(vocab_size, "vocab_size", minimum=260), [_text(text, f"texts[{place}]") for place, text in enumerate(texts)]
+    vocab_size, listed = check_int(vocab_size, "vocab_size", minimum=260), [_text(text, f"texts[{place}]") for place, text in enumerate(check_items(texts, "texts", "strings"))]
     if not any(listed): raise ValueError("texts is empty; accepted: at least one text that is not empty")
     tk = require("tokenizers", "models", "training a BPE tokenizer")
     engine = tk.Tokenizer(tk.models.BPE())

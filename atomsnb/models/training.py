@@ -85,11 +85,16 @@ class ModelRecipe(Config):
         check_choice(self.kind, "kind", ("causal", "masked"))
         check_choice(self.data, "data", ("code", "json"))
         check_choice(self.precision, "precision", ("fp32", "bf16", "bf16-all"))
-        for name in ("window", "batch", "steps", "d_model", "n_layers"):
+        check_choice(self.tokenizer, "tokenizer", ("code-bpe", "bytes"))
+        if not isinstance(self.name, str) or not self.name: raise ValueError(f"name is {self.name!r}; accepted: a string of at least one character")
+        check_int(self.seed, "seed", minimum=0)
+        for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "window", "batch", "steps"):
             check_int(getattr(self, name), name, minimum=1)
         check_int(self.warmup, "warmup", minimum=0, maximum=self.steps - 1)
         for name in ("lr", "weight_decay", "clip_norm"):
             check_number(getattr(self, name), name, minimum=0)
+        for name in ("dropout", "beta2", "final_lr"):
+            check_number(getattr(self, name), name, minimum=0, maximum=1, open_max=name != "final_lr")
 
     def transformer(self) -> TransformerConfig:
         """The network that this recipe trains."""
@@ -108,11 +113,19 @@ RECIPES: dict[str, ModelRecipe] = {
 "The recipes of the models that ship with the library, by name."
 
 # %% ../../nbs/models/training.ipynb #ecfaaea7
+def _token_ids(ids: Any, ndim: int | tuple[int, ...]) -> Tensor:
+    """Token numbers, none below 0."""
+    ids = check_tensor(ids, "ids", dtype="integer", ndim=ndim)
+    if int(ids.min()) < 0:
+        raise ValueError(f"ids holds {int(ids.min())}; accepted: token numbers from 0")
+    return ids
+
+
 class _Epochs(Batches):
     """Windows of a token stream: an epoch visits every window once, in an order and at a phase of its own."""
 
     def __init__(self, ids: Tensor, window: int, batch_size: int, seed: int) -> None:
-        self.ids = check_tensor(ids, "ids", dtype="integer", ndim=1).long()
+        self.ids = _token_ids(ids, 1).long()
         self.window = check_int(window, "window", minimum=1)
         self.batch_size, self.seed = check_int(batch_size, "batch_size", minimum=1), check_int(seed, "seed", minimum=0)
         self.n = 0                                                       # windows per epoch: set by the subclass
@@ -200,7 +213,7 @@ class DocumentWindows(_Epochs):
 
     def __init__(self, ids: Int[Tensor, "n"], window: int, batch_size: int, *, end_id: int, seed: int = 0) -> None:
         super().__init__(ids, window, batch_size, seed)
-        self.end_id = end_id
+        self.end_id = check_int(end_id, "end_id", minimum=0)
         ends = (self.ids == end_id).nonzero()[:, 0].cpu().numpy() + 1
         if not len(ends) or ends[-1] != len(self.ids):
             raise ValueError(f"ids does not close with the end token {end_id}; accepted: a stream of documents, each closed by it")
@@ -270,6 +283,7 @@ class MaskedBatches(Batches):
 # %% ../../nbs/models/training.ipynb #9cbe0f85
 def next_token_loss(model: Callable[..., Any], batch: Int[Tensor, "batch tokens"], step: int = 0) -> Tensor:
     """Mean cross-entropy of every token of a window given those before it, in nats (@eq-ce); the first token is given."""
+    check_tensor(batch, "batch", shape=("B", "n"), dtype="integer", finite=False)
     logits = model(batch[:, :-1]).logits
     return F.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
 
@@ -286,7 +300,7 @@ class MaskedLoss:
     """
 
     def __init__(self, mask_id: int, scheme: str = "count") -> None:
-        self.mask_id, self.scheme = mask_id, scheme
+        self.mask_id, self.scheme = check_int(mask_id, "mask_id", minimum=0), check_choice(scheme, "scheme", ("bernoulli", "count"))
 
     def __call__(self, model: Callable[..., Any], batch: MaskedBatch, step: int = 0) -> dict[str, Tensor]:
         """Nats per token (an upper bound in expectation), and what `mdlm_loss` records beside it."""
@@ -334,6 +348,7 @@ def make_batches(recipe: ModelRecipe, ids: Tensor, *, end_id: int) -> Batches:
     end_id : int
         End token of the tokenizer.
     """
+    ids = _token_ids(ids, (1, 2))
     if ids.ndim == 2:
         if ids.shape[1] != recipe.window:
             raise ValueError(f"ids has rows of {ids.shape[1]} tokens; the recipe's window is {recipe.window}")
@@ -377,7 +392,7 @@ def train(
     (Transformer, History)
         The model in evaluation mode on `device`, and what the run recorded.
     """
-    where = default_device() if device is None else torch.device(device)
+    where, ids = default_device(device), check_tensor(ids, "ids", dtype="integer", ndim=(1, 2))
     model = Transformer(recipe.transformer(), seed=recipe.seed)
     loss: Any = next_token_loss if recipe.kind == "causal" else MaskedLoss(mask_id)
     loss = InBF16(loss) if recipe.precision == "bf16-all" else loss

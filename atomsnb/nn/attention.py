@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
-from ..core.checks import check_int
+from ..core.checks import check_int, check_number, check_tensor
 
 # %% ../../nbs/nn/attention.ipynb #1ad34cb2
 def rotary_tables(positions: Int[Tensor, "*batch n"], head_dim: int, theta: float = 10_000.0, dtype: torch.dtype = torch.float32) -> tuple[Float[Tensor, "*batch n h"], Float[Tensor, "*batch n h"]]:
@@ -22,7 +22,7 @@ def rotary_tables(positions: Int[Tensor, "*batch n"], head_dim: int, theta: floa
     Parameters
     ----------
     positions : (..., n) int
-        Token positions, from 0.
+        Token positions, from 0; below 0 the angles turn the other way.
     head_dim : int
         Even dimension h of a head.
     theta : float, default 10,000
@@ -36,7 +36,18 @@ def rotary_tables(positions: Int[Tensor, "*batch n"], head_dim: int, theta: floa
         The cosine of each angle, twice (once for each half of the head).
     sin : (..., n, h) of `dtype`
         Minus the sine for the first half, the sine for the second.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No positions, an odd dimension, a base that is not positive, a dtype that is not floating.
     """
+    check_tensor(positions, "positions", dtype="integer", finite=False, shape=(..., "n"))
+    theta = check_number(theta, "theta", minimum=0, open_min=True)
+    if check_int(head_dim, "head_dim", minimum=2) % 2:
+        raise ValueError(f"head_dim is {head_dim}; accepted: an even number")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype is {dtype!r}; accepted: a floating torch dtype")
     frequency = 1.0 / (theta ** (torch.arange(0, head_dim, 2, dtype=dtype, device=positions.device) / head_dim))
     angle = positions[..., None].to(dtype) * frequency
     sin = angle.sin()
@@ -56,9 +67,42 @@ def rotate(x: Float[Tensor, "*batch h"], cos: Float[Tensor, "*tables h"], sin: F
     Returns
     -------
     (..., h) tensor of x's dtype; the arithmetic is in the wider of the two dtypes.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes, dtypes or devices that do not fit.
+
+    Notes
+    -----
+    NaN in, NaN out: values are not looked at, since that would wait for a GPU.
     """
+    if not (isinstance(x, Tensor) and isinstance(cos, Tensor) and isinstance(sin, Tensor) and x.ndim >= cos.ndim > 0 and cos.shape == sin.shape and x.shape[-1] == cos.shape[-1]
+            and x.dtype.is_floating_point and cos.dtype.is_floating_point and cos.dtype == sin.dtype and x.device == cos.device == sin.device and x.numel() and _spreads(cos, x)):
+        _refuse_rotation(x, cos, sin)
+    return _rotate(x, cos, sin)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rotate` without its checks, for callers that have made sure."""
     rolled = x.roll(x.shape[-1] // 2, -1)
     return (x * cos).addcmul_(rolled, sin) if x.dtype == cos.dtype else (x * cos + rolled * sin).to(x.dtype)
+
+
+def _spreads(small: Tensor, large: Tensor) -> bool:
+    """Whether the one broadcasts against the other without enlarging it."""
+    return all([a == b or a == 1 for a, b in zip(small.shape[::-1], large.shape[::-1])])
+
+
+def _told(x: object) -> str:
+    """A tensor in words: shape, dtype, device."""
+    return f"{tuple(x.shape)}, {str(x.dtype).removeprefix('torch.')}, {x.device}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+
+
+def _refuse_rotation(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Say what does not fit in `rotate`."""
+    kind = TypeError if not all(isinstance(t, Tensor) for t in (x, cos, sin)) else ValueError
+    raise kind(f"x is {_told(x)}, cos {_told(cos)}, sin {_told(sin)}; accepted: float tensors on one device, x (..., h) with at least one element, cos and sin of one shape that broadcasts against it")
 
 # %% ../../nbs/nn/attention.ipynb #4ef88ed5
 def attend(q: Float[Tensor, "B H n h"], k: Float[Tensor, "B K m h"], v: Float[Tensor, "B K m h"], *, mask: Bool[Tensor, "#B 1 #n m"] | None = None,
@@ -79,7 +123,24 @@ def attend(q: Float[Tensor, "B H n h"], k: Float[Tensor, "B K m h"], v: Float[Te
     Returns
     -------
     (B, H, n, h) tensor: for every query a mean of the values.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes, dtypes or devices that do not fit.
+
+    Notes
+    -----
+    NaN in, NaN out: values are not looked at, since that would wait for a GPU.
     """
+    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor) and q.ndim == k.ndim == 4 and k.shape == v.shape and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3]
+            and q.dtype == k.dtype == v.dtype and q.dtype.is_floating_point and q.device == k.device == v.device and q.numel() and k.numel() and q.shape[1] % k.shape[1] == 0 and (mask is None or _masks(mask, q, k))):
+        _refuse_heads(q, k, v, mask)
+    return _attend(q, k, v, mask, causal)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """`attend` without its checks, for callers that have made sure."""
     (B, H, n, h), K = q.shape, k.shape[1]
     if causal and H != K:
         if q.device.type == "cuda" and q.dtype in (torch.float16, torch.bfloat16):
@@ -90,6 +151,18 @@ def attend(q: Float[Tensor, "B H n h"], k: Float[Tensor, "B K m h"], v: Float[Te
     if mask is not None and mask.shape[2] > 1:
         mask = mask.repeat(1, 1, H // K, 1)
     return F.scaled_dot_product_attention(q.reshape(B, K, H // K * n, h), k, v, attn_mask=mask).reshape(B, H, n, h)
+
+
+def _masks(mask: Tensor, q: Tensor, k: Tensor) -> bool:
+    """Whether a mask fits the queries and keys: boolean, (B or 1, 1, n or 1, m), on their device."""
+    return isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim == 4 and mask.shape[0] in (1, q.shape[0]) and mask.shape[1] == 1 and mask.shape[2] in (1, q.shape[2]) and mask.shape[3] == k.shape[2] and mask.device == q.device
+
+
+def _refuse_heads(q: Tensor, k: Tensor, v: Tensor | None, mask: Tensor | None) -> None:
+    """Say what does not fit in `attend` or `attention_weights`."""
+    given = {"q": q, "k": k} | ({} if v is None else {"v": v}) | ({} if mask is None else {"mask": mask})
+    kind = TypeError if not all(isinstance(t, Tensor) for t in given.values()) else ValueError
+    raise kind(f"{'; '.join(f'{name} is {_told(t)}' for name, t in given.items())}; accepted: float tensors of one dtype on one device, none of them empty, q (B, H, n, h), k and v (B, K, m, h) with K a divisor of H, mask boolean (B or 1, 1, n or 1, m)")
 
 # %% ../../nbs/nn/attention.ipynb #f4b7be30
 def attention_weights(q: Float[Tensor, "B H n h"], k: Float[Tensor, "B K m h"], mask: Bool[Tensor, "#B 1 #n m"] | None = None) -> Float[Tensor, "B H n m"]:
@@ -103,7 +176,19 @@ def attention_weights(q: Float[Tensor, "B H n h"], k: Float[Tensor, "B K m h"], 
     Returns
     -------
     (B, H, n, m) tensor of q's dtype, rows summing to one; a row without any permitted key is zero. The softmax is in float32 at least.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Shapes, dtypes or devices that do not fit.
+
+    Notes
+    -----
+    NaN in, NaN out: values are not looked at, since that would wait for a GPU.
     """
+    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and q.ndim == k.ndim == 4 and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3] and q.dtype == k.dtype and q.dtype.is_floating_point
+            and q.device == k.device and q.numel() and k.numel() and q.shape[1] % k.shape[1] == 0 and (mask is None or _masks(mask, q, k))):
+        _refuse_heads(q, k, None, mask)
     scores = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).mT / math.sqrt(q.shape[-1])
     wide = torch.promote_types(scores.dtype, torch.float32)
     if mask is None:
@@ -163,15 +248,28 @@ class KVCache:
 
         Raises
         ------
-        ValueError
-            Another number of rows or heads, another dtype or device, than what is cached.
+        ValueError, TypeError
+            Another number of rows or heads, another dimension, dtype or device, than what is cached; a layer before its turn; k and v of different shapes.
+
+        Notes
+        -----
+        NaN in, NaN out: values are not looked at, since that would wait for a GPU.
         """
-        start, new = self._length, k.shape[2]
+        tensors = isinstance(k, Tensor) and isinstance(v, Tensor)
+        (B, K, new, h), (*same, h2) = (k.shape, v.shape) if tensors and k.ndim == v.ndim == 4 else ((0,) * 4, (0,) * 4)  # sizes are compared one by one, which is faster than their tuples
+        if not (B and K and new and h and h2 and same == [B, K, new] and k.device == v.device):
+            raise (ValueError if tensors else TypeError)(f"k is {_told(k)} and v {_told(v)}; accepted: (B, K, n, h) each, on one device, alike but for the last axis, with at least one element")
+        if type(layer) is not int or not 0 <= layer <= len(self._keys):
+            layer = check_int(layer, "layer", minimum=0, maximum=len(self._keys))
+        start = self._length
         if layer < len(self._keys):
-            held = self._keys[layer]
-            if held.shape[:2] != k.shape[:2] or held.dtype != k.dtype or held.device != k.device:
-                raise ValueError(f"the cache holds {held.shape[0]} rows of {held.shape[1]} heads ({held.dtype}, {held.device}), this pass has {k.shape[0]} rows of {k.shape[1]} ({k.dtype}, {k.device}); they must be equal")
-        if layer >= len(self._keys) or held.shape[2] < start + new:
+            held, beside = self._keys[layer], self._values[layer]
+            (rows, heads, room, wide), wide2 = held.shape, beside.shape[3]
+            if wide != h or wide2 != h2 or beside.dtype != v.dtype:
+                raise ValueError(f"the cache holds keys of dimension {wide} and values of dimension {wide2} ({beside.dtype}), but k is {_told(k)} and v {_told(v)}; they must be equal")
+            if rows != B or heads != K or held.dtype != k.dtype or held.device != k.device:
+                raise ValueError(f"k: the cache holds {held.shape[0]} rows of {held.shape[1]} heads ({held.dtype}, {held.device}), this pass has {k.shape[0]} rows of {k.shape[1]} ({k.dtype}, {k.device}); they must be equal")
+        if layer >= len(self._keys) or room < start + new:
             self._grow(layer, k, v)
         keys, values = self._keys[layer], self._values[layer]
         keys.narrow(2, start, new).copy_(k.detach() if k.requires_grad else k)
@@ -181,7 +279,9 @@ class KVCache:
         return keys.narrow(2, 0, start + new), values.narrow(2, 0, start + new)
 
     def advance(self, new: int) -> None:
-        """Count the `new` tokens that every layer has written."""
+        """Count the `new` tokens that every layer has written; ValueError or TypeError unless that is a whole number from 0."""
+        if type(new) is not int or new < 0:
+            new = check_int(new, "new", minimum=0)
         self._length += new
 
     def _grow(self, layer: int, k: Tensor, v: Tensor) -> None:
@@ -262,6 +362,7 @@ class KVCache:
 
 def _whole(places: Tensor, name: str, below: int, batch: int | None) -> Tensor:
     """Indices of shape (m,), or (batch, m), inside [0, below); ValueError otherwise."""
+    check_tensor(places, name, dtype="any", finite=False)
     if places.is_floating_point() or places.dtype == torch.bool or places.ndim not in (1, 2) or (places.ndim == 2 and places.shape[0] != batch):
         raise ValueError(f"{name} has shape {tuple(places.shape)} and dtype {places.dtype}; accepted: integers of shape (m,){f' or ({batch}, m)' if batch else ''}")
     if places.numel() and (int(places.min()) < 0 or int(places.max()) >= below):
@@ -293,6 +394,10 @@ def read_mask(mask: Tensor, batch: int, new: int, past: int) -> tuple[Bool[Tenso
     """
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         raise TypeError(f"attention_mask is {'of ' + str(mask.dtype) if isinstance(mask, Tensor) else 'a ' + type(mask).__name__}; accepted: a boolean tensor, True where a query may attend")
+    if mask.is_meta:
+        raise TypeError("attention_mask is on the meta device, which holds no values; accepted: a tensor on the model's device")
+    if not (type(batch) is type(new) is type(past) is int and batch > 0 and new > 0 and past >= 0):
+        batch, new, past = check_int(batch, "batch", minimum=1), check_int(new, "new", minimum=1), check_int(past, "past", minimum=0)
     k, shape = past + new, tuple(mask.shape)
     if shape == (batch, k) == (new, k) and batch > 1:
         raise ValueError(f"attention_mask of shape {shape} can be read as (q, k) and as (B, k), since B = q = {batch}; accepted: (1, {new}, {k}) for the first, ({batch}, 1, 1, {k}) for the second")
@@ -324,9 +429,10 @@ def tree_mask(parents: Int[Tensor, "n"], past: int = 0) -> tuple[Bool[Tensor, "n
 
     Raises
     ------
-    ValueError
-        A parent that does not come before its child, or an empty tree.
+    ValueError, TypeError
+        A parent that does not come before its child, an empty tree, no whole numbers.
     """
+    check_tensor(parents, "parents", dtype="integer", finite=False, ndim=1, allow_empty=True)
     past, order = check_int(past, "past", minimum=0), [int(p) for p in parents]
     if not order or any(not -1 <= p < i for i, p in enumerate(order)):
         raise ValueError(f"parents is {order[:12]}; accepted: at least one node, each with a parent in -1 .. its own index - 1")

@@ -14,6 +14,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..core.checks import check_items
+
 # %% ../../nbs/nn/replay.ipynb #a6eb8c9e
 _LARGEST = 2**27  # weights; above, a pass takes longer than its launches
 _KEPT = 8  # shapes of one model
@@ -95,6 +97,13 @@ class Replay:
         Tensor
             What `fn` returns for inputs of those shapes, in a tensor of its own; the part that belongs to the inputs is its leading corner. Of the inputs' own shape where the pass was not recorded.
         """
+        if not isinstance(name, str) or not name: raise TypeError(f"name is {name!r}; accepted: the name of the function, a string of at least one character")
+        inputs = check_items(inputs, "inputs", "tensors")
+        if not inputs or not all(isinstance(x, Tensor) for x in inputs): raise TypeError(f"inputs holds {', '.join(type(x).__name__ for x in inputs) or 'nothing'}; accepted: at least one tensor")
+        if shapes is not None:
+            rooms = [check_items(shape, "shapes", "shapes") for shape in check_items(shapes, "shapes", "shapes")]
+            if [len(room) for room in rooms] != [x.ndim for x in inputs] or not all(type(r) is int and r >= n for room, x in zip(rooms, inputs) for r, n in zip(room, x.shape)):
+                raise ValueError(f"shapes is {shapes!r} for inputs of shapes {[tuple(x.shape) for x in inputs]}; accepted: one shape for each input, at least as large on every axis")
         shapes = tuple(tuple(x.shape) if shapes is None else tuple(shapes[i]) for i, x in enumerate(inputs))
         key = (name, shapes, tuple(x.dtype for x in inputs))
         if torch.is_grad_enabled() or key not in self.seen or self.tapes.get(key, self) is None:

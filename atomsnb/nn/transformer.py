@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..core.checks import check_int, check_number
 from ..core.runtime import Config
-from .attention import KVCache, attend, attention_weights, read_mask, rotary_tables, rotate, tree_mask
+from .attention import KVCache, _attend, _rotate, attend, attention_weights, read_mask, rotary_tables, rotate, tree_mask
 
 _all_ = ["KVCache", "tree_mask"]
 
@@ -91,6 +91,13 @@ def _project(x: Tensor, maps: Sequence[nn.Module]) -> Sequence[Tensor]:
     return [m(x) for m in maps]
 
 
+def _check_stream(x: Tensor, width: int, near: Tensor | None, *, rows: bool = False) -> None:
+    """Refuse what is no residual stream (B, n, width), or (..., width), on the device of `near`; reads no values."""
+    if not (isinstance(x, Tensor) and x.dtype.is_floating_point and (x.ndim == 3 or (rows and x.ndim)) and x.shape[-1] == width and x.numel() and (not isinstance(near, Tensor) or x.device == near.device)):
+        said = f"{tuple(x.shape)}, {x.dtype}, on {x.device}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise (ValueError if isinstance(x, Tensor) else TypeError)(f"x is {said}; accepted: {'(..., ' if rows else '(B, n, '}{width}) float with at least one element, on the device of {'the weights' if rows else 'cos and sin'}")
+
+
 class Attention(nn.Module):
     """Grouped-query attention with rotary positions; the sublayers carry Llama's names.
 
@@ -108,7 +115,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer, self.head_dim, self.width = check_int(layer, "layer", minimum=0), config.head_dim, config.d_model
         width = config.n_kv_heads * config.head_dim
         self.q_proj = nn.Linear(config.d_model, config.d_model, bias=False)
         self.k_proj = nn.Linear(config.d_model, width, bias=False)
@@ -135,14 +142,19 @@ class Attention(nn.Module):
         Returns
         -------
         (B, n, d) tensor, and the (B, H, n, m) weights or None.
+
+        Notes
+        -----
+        NaN in, NaN out: values are not looked at, since that would wait for a GPU.
         """
+        _check_stream(x, self.width, cos)
         B, n, _ = x.shape
         q, k, v = (y.unflatten(-1, (-1, self.head_dim)) for y in _project(x, (self.q_proj, self.k_proj, self.v_proj)))
-        q, k, v = rotate(q, cos, sin).transpose(1, 2), rotate(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
+        q, k, v = rotate(q, cos, sin).transpose(1, 2), _rotate(k, cos, sin).transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)
         seen = attention_weights(q, k, mask) if weights else None
-        mixed = attend(q, k, v, mask=mask, causal=causal) if seen is None else seen @ v.repeat_interleave(q.shape[1] // v.shape[1], 1)
+        mixed = (_attend(q, k, v, None, causal) if mask is None else attend(q, k, v, mask=mask, causal=causal)) if seen is None else seen @ v.repeat_interleave(q.shape[1] // v.shape[1], 1)
         return self.o_proj(mixed.transpose(1, 2).reshape(B, n, -1)), seen
 
 # %% ../../nbs/nn/transformer.ipynb #94a898f2
@@ -161,12 +173,14 @@ class GatedMLP(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
+        self.width = config.d_model
         self.gate_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.up_proj = nn.Linear(config.d_model, config.d_ff, bias=False)
         self.down_proj = nn.Linear(config.d_ff, config.d_model, bias=False)
 
     def forward(self, x: Float[Tensor, "*batch d"]) -> Float[Tensor, "*batch d"]:
-        """(..., d) to (..., d)."""
+        """(..., d) to (..., d). NaN in, NaN out: values are not looked at, since that would wait for a GPU."""
+        _check_stream(x, self.width, getattr(self.down_proj, "weight", None), rows=True)
         gate, up = _project(x, (self.gate_proj, self.up_proj))
         return self.down_proj(F.silu(gate) * up)
 
@@ -184,7 +198,7 @@ class Block(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.dropout, self.width = config.dropout, config.d_model
         self.self_attn = Attention(config, layer)
         self.mlp = GatedMLP(config)
         self.input_layernorm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
@@ -192,7 +206,8 @@ class Block(nn.Module):
 
     def forward(self, x: Float[Tensor, "B n d"], cos: Tensor, sin: Tensor, mask: Tensor | None = None, causal: bool = False, cache: KVCache | None = None,
                 weights: bool = False) -> tuple[Float[Tensor, "B n d"], Float[Tensor, "B H n m"] | None]:
-        """One block; arguments and results as `Attention.forward`, on the residual stream itself."""
+        """One block; arguments and results as `Attention.forward`, on the residual stream itself. NaN in, NaN out: values are not looked at, since that would wait for a GPU."""
+        _check_stream(x, self.width, cos)
         drop = self.training and self.dropout > 0
         mixed, seen = self.self_attn(self.input_layernorm(x), cos, sin, mask, causal, cache, weights)
         x = x + (F.dropout(mixed, self.dropout) if drop else mixed)
@@ -282,11 +297,11 @@ class _Frozen:
         H, K, h, rows = c.n_heads, c.n_kv_heads, c.head_dim, x.reshape(B * n, d)
         for layer, (qkv, out, gated, down) in enumerate(self.layout(B * n == 1)[0]):
             heads = qkv(self.norm(rows)).view(B, n, H + 2 * K, h)
-            turned, v = rotate(heads[:, :, : H + K], cos, sin).transpose(1, 2), heads[:, :, H + K :].transpose(1, 2)
+            turned, v = _rotate(heads[:, :, : H + K], cos, sin).transpose(1, 2), heads[:, :, H + K :].transpose(1, 2)
             q, k = turned[:, :H], turned[:, H:]
             if cache is not None:
                 k, v = cache.update(layer, k, v)
-            rows = out(attend(q, k, v, mask=mask, causal=causal).transpose(1, 2).reshape(B * n, d), rows)
+            rows = out(_attend(q, k, v, mask, causal).transpose(1, 2).reshape(B * n, d), rows)
             rows = down(gated(self.norm(rows)), rows)
             if hidden is not None:
                 hidden.append(rows.view(B, n, d))
@@ -420,6 +435,9 @@ class Transformer(nn.Module):
         if (ids is None) == (embeddings is None):
             raise ValueError("ids and embeddings are two ways to say the same; accepted: exactly one of them")
         if embeddings is not None:
+            if not isinstance(embeddings, Tensor) or not embeddings.dtype.is_floating_point or embeddings.device != self.device:
+                said = f"of {embeddings.dtype} on {embeddings.device}" if isinstance(embeddings, Tensor) else f"a {type(embeddings).__name__}"
+                raise TypeError(f"embeddings is {said}; accepted: a float tensor on the model's device, {self.device}")
             if embeddings.ndim != 3 or embeddings.shape[-1] != self.config.d_model or 0 in embeddings.shape:
                 raise ValueError(f"embeddings has shape {tuple(embeddings.shape)}; accepted: (B, n, {self.config.d_model}) with at least one row and one token")
             return embeddings
@@ -427,6 +445,8 @@ class Transformer(nn.Module):
             raise TypeError(f"ids is {'of ' + str(ids.dtype) if isinstance(ids, Tensor) else 'a ' + type(ids).__name__}; accepted: an int64 tensor (B, n)")
         if ids.ndim != 2 or 0 in ids.shape:
             raise ValueError(f"ids has shape {tuple(ids.shape)}; accepted: (B, n) with at least one row and one token")
+        if ids.device != self.device:
+            raise ValueError(f"ids lie on {ids.device} and the model on {self.device}; accepted: one device")
         if torch.compiler.is_compiling():
             return self.model.embed_tokens(ids)
         try:
@@ -441,8 +461,10 @@ class Transformer(nn.Module):
             if past + new > context:
                 raise ValueError(f"{past} cached and {new} new tokens make {past + new}; accepted: at most context = {context}")
             return self.cos[past : past + new], self.sin[past : past + new]
-        if position_ids.is_floating_point() or position_ids.dtype == torch.bool:
-            raise TypeError(f"position_ids is of {position_ids.dtype}; accepted: whole numbers")
+        if not isinstance(position_ids, Tensor) or position_ids.is_floating_point() or position_ids.dtype == torch.bool:
+            raise TypeError(f"position_ids is {'of ' + str(position_ids.dtype) if isinstance(position_ids, Tensor) else 'a ' + type(position_ids).__name__}; accepted: a tensor of whole numbers")
+        if position_ids.is_meta and not self.cos.is_meta:
+            raise TypeError("position_ids is on the meta device, which holds no values; accepted: a tensor on the model's device")
         if tuple(position_ids.shape) not in ((new,), (1, new), (batch, new)):
             raise ValueError(f"position_ids has shape {tuple(position_ids.shape)}; accepted: ({new},) or ({batch}, {new})")
         if position_ids.device.type == "cpu" and not torch.compiler.is_compiling() and (int(position_ids.min()) < 0 or int(position_ids.max()) >= context):
@@ -457,6 +479,8 @@ class Transformer(nn.Module):
                 return None, causal
             return torch.ones(new, past + new, dtype=torch.bool, device=self.device).tril(past)[None, None], False
         mask, hides = read_mask(attention_mask, batch, new, past)
+        if mask.device != self.device:
+            raise ValueError(f"attention_mask lies on {mask.device} and the model on {self.device}; accepted: one device")
         if not hides:
             return mask, False
         if causal:
@@ -466,6 +490,10 @@ class Transformer(nn.Module):
     def _select(self, x: Tensor, positions: Tensor) -> Tensor:
         """The vectors at the wanted places, counted from either end."""
         batch, new, _ = x.shape
+        if not isinstance(positions, Tensor) or (positions.is_meta and not x.is_meta):
+            raise TypeError(f"positions is {'on the meta device, which holds no values' if isinstance(positions, Tensor) else 'a ' + type(positions).__name__}; accepted: a tensor of whole numbers on the model's device")
+        if not positions.numel():
+            raise ValueError(f"positions is empty (shape {tuple(positions.shape)}); accepted: at least one of the {new} new tokens")
         if positions.is_floating_point() or positions.dtype == torch.bool or positions.ndim not in (1, 2) or (positions.ndim == 2 and positions.shape[0] != batch):
             raise ValueError(f"positions has shape {tuple(positions.shape)} and dtype {positions.dtype}; accepted: integers of shape (m,) or ({batch}, m)")
         if positions.device.type == "cpu" and not torch.compiler.is_compiling() and positions.numel() and not -new <= int(positions.min()) <= int(positions.max()) < new:
@@ -500,7 +528,11 @@ class Transformer(nn.Module):
         Raises
         ------
         ValueError, TypeError
-            Ids out of range, more tokens than the context, a mask of a wrong shape, a cache of another batch.
+            Ids out of range, more tokens than the context, a mask of a wrong shape, a cache of another batch, a tensor on another device than the weights.
+
+        Notes
+        -----
+        NaN in, NaN out: the values of `embeddings` are not looked at, since that would wait for a GPU.
         """
         x = self._embed(ids, embeddings)
         batch, new, past = x.shape[0], x.shape[1], 0 if cache is None else cache.length

@@ -2,7 +2,7 @@
 from functools import lru_cache
 
 import torch
-from r3_bad_inputs import Case
+from r3_bad_inputs import NAN_DOCUMENTED, Case
 from r3_cases import rand
 
 from atomsnb.core.batches import TensorBatches
@@ -62,13 +62,15 @@ def tables(n: int = 3) -> "dict[str, torch.Tensor]":
 
 CASES = [
     Case("nn.attention:rotary_tables", lambda: {"positions": torch.arange(5), "head_dim": 4, "theta": 100.0, "dtype": torch.float32}, {"positions": "naturals", "head_dim": "count", "theta": "positive", "dtype": "floating dtype"}, {},
-         {"positions": {"wrong rank": BATCHES}}),
-    Case("nn.attention:rotate", lambda: {"x": rand(3, 4), **dict(zip(("cos", "sin"), rotary_tables(torch.arange(3), 4)))}, {"x": "sized rows", "cos": "sized rows", "sin": "sized rows"}),
-    Case("nn.attention:attend", lambda: {"q": heads(), "k": heads(1), "v": heads(2), "mask": torch.ones(1, 1, 3, 3, dtype=torch.bool)}, {"q": "sized", "k": "sized", "v": "sized", "mask": "mask"}),
-    Case("nn.attention:attention_weights", lambda: {"q": heads(), "k": heads(1), "mask": torch.ones(1, 1, 3, 3, dtype=torch.bool)}, {"q": "sized", "k": "sized", "mask": "mask"}),
+         {"positions": {"wrong rank": BATCHES, "range": "documented: below 0 the angles turn the other way"}}),
+    Case("nn.attention:rotate", lambda: {"x": rand(3, 4), **dict(zip(("cos", "sin"), rotary_tables(torch.arange(3), 4)))}, {"x": "sized rows", "cos": "sized rows", "sin": "sized rows"}, {},
+         dict.fromkeys(("x", "cos", "sin"), NAN_DOCUMENTED)),
+    Case("nn.attention:attend", lambda: {"q": heads(), "k": heads(1), "v": heads(2), "mask": torch.ones(1, 1, 3, 3, dtype=torch.bool)}, {"q": "sized", "k": "sized", "v": "sized", "mask": "mask"}, {},
+         dict.fromkeys("qkv", NAN_DOCUMENTED)),
+    Case("nn.attention:attention_weights", lambda: {"q": heads(), "k": heads(1), "mask": torch.ones(1, 1, 3, 3, dtype=torch.bool)}, {"q": "sized", "k": "sized", "mask": "mask"}, {}, dict.fromkeys("qk", NAN_DOCUMENTED)),
     Case("nn.attention:KVCache", lambda: {"capacity": 4}, {"capacity": "natural"}),
     Case("nn.attention:KVCache.layer", lambda: {"self": cache(), "index": 0}, {"index": "index"}),
-    Case("nn.attention:KVCache.update", lambda: {"self": cache(), "layer": 0, "k": rand(2, 1, 3, 4), "v": rand(2, 1, 3, 4)}, {"layer": "index", "k": "sized", "v": "sized"}),
+    Case("nn.attention:KVCache.update", lambda: {"self": cache(), "layer": 0, "k": rand(2, 1, 3, 4), "v": rand(2, 1, 3, 4)}, {"layer": "index", "k": "sized", "v": "sized"}, {}, dict.fromkeys("kv", NAN_DOCUMENTED)),
     Case("nn.attention:KVCache.advance", lambda: {"self": cache(), "new": 2}, {"new": "natural"}),
     Case("nn.attention:KVCache.crop", lambda: {"self": cache(), "length": 2}, {"length": "index"}),
     Case("nn.attention:KVCache.gather", lambda: {"self": cache(), "positions": torch.tensor([0, 2, 3])}, {"positions": "token rows"}),
@@ -79,12 +81,13 @@ CASES = [
     Case("nn.transformer:Transformer", lambda: {"config": TINY, "seed": 1}, {"seed": "natural"}),
     Case("nn.transformer:Transformer.forward", lambda: {"self": net(), "ids": IDS, "position_ids": torch.arange(5), "attention_mask": torch.ones(5, 5, dtype=torch.bool).tril(), "positions": torch.tensor([-1, 0])},
          {"ids": "token ids", "position_ids": "token rows", "attention_mask": "mask of several shapes", "positions": "places"}),
-    Case("nn.transformer:Transformer.forward", lambda: {"self": net(), "embeddings": rand(2, 5, 8)}, {"embeddings": "sized"}),
+    Case("nn.transformer:Transformer.forward", lambda: {"self": net(), "embeddings": rand(2, 5, 8)}, {"embeddings": "sized"}, {}, {"embeddings": NAN_DOCUMENTED}),
     Case("nn.transformer:Attention", lambda: {"config": TINY, "layer": 0}, {"layer": "natural"}),
-    Case("nn.transformer:Attention.forward", lambda: {"self": Attention(TINY, 0), "x": rand(2, 3, 8), **tables()}, {"x": "sized", "cos": "sized", "sin": "sized"}),
-    Case("nn.transformer:GatedMLP.forward", lambda: {"self": GatedMLP(TINY), "x": rand(2, 3, 8)}, {"x": "sized rows"}),
+    Case("nn.transformer:Attention.forward", lambda: {"self": Attention(TINY, 0), "x": rand(2, 3, 8), **tables()}, {"x": "sized", "cos": "sized", "sin": "sized"}, {},
+         dict.fromkeys(("x", "cos", "sin"), NAN_DOCUMENTED)),
+    Case("nn.transformer:GatedMLP.forward", lambda: {"self": GatedMLP(TINY), "x": rand(2, 3, 8)}, {"x": "sized rows"}, {}, {"x": NAN_DOCUMENTED}),
     Case("nn.transformer:Block", lambda: {"config": TINY, "layer": 0}, {"layer": "natural"}),
-    Case("nn.transformer:Block.forward", lambda: {"self": Block(TINY, 0), "x": rand(2, 3, 8), **tables()}, {"x": "sized"}),
+    Case("nn.transformer:Block.forward", lambda: {"self": Block(TINY, 0), "x": rand(2, 3, 8), **tables()}, {"x": "sized"}, {}, {"x": NAN_DOCUMENTED}),
     Case("models.generation:warp", lambda: {"logits": rand(3, 5), "temperature": 0.7, "top_k": 3, "top_p": 0.9}, {"logits": "rows", **SETTINGS}, {}, {"logits": {"-inf": "a log-probability: minus infinity is the logarithm of zero"}}),
     Case("models.generation:generate", lambda: {"model": net(), "ids": IDS, "max_new_tokens": 2, "temperature": 0.7, "top_k": 3, "top_p": 0.9, "stop": 7, "generator": gen(), "overflow": "error"},
          {"ids": "token rows", "max_new_tokens": "count + too large", **SETTINGS, "stop": "token", "overflow": "choice"}, {"ids": "prompt", "max_new_tokens": "new tokens"}),

@@ -95,7 +95,7 @@ CASES = [
     Case("models.ngram:compressed_bits_per_byte", lambda: {"train_text": ["a text"], "heldout_text": ["another text"], "method": "xz"}, {"train_text": "texts", "heldout_text": "texts", "method": "choice"}, {},
          {"train_text": {"wrong rank": "one string is documented", "empty": "only an empty held-out text is documented as refused"}, "heldout_text": {"wrong rank": "one string is documented"}}),
     Case("models.tokenizer:ByteTokenizer.encode", lambda: {"self": ByteTokenizer(), "text": "a text"}, {"text": "text"}, {}, {"text": {"empty": "the empty text has no tokens"}}),
-    Case("models.tokenizer:ByteTokenizer.encode_batch", lambda: {"self": ByteTokenizer(), "texts": ["a text"]}, {"texts": "texts"}),
+    Case("models.tokenizer:ByteTokenizer.encode_batch", lambda: {"self": ByteTokenizer(), "texts": ["a text"]}, {"texts": "texts"}, {}, {"texts": {"empty": "no texts have no rows: as `encode` one by one"}}),
     Case("models.tokenizer:ByteTokenizer.decode", lambda: {"self": ByteTokenizer(), "ids": (97, 98)}, {"ids": "whole numbers"}, {}, {"ids": {"empty": "the empty text has no tokens"}}),
     Case("models.tokenizer:ByteTokenizer.decode", lambda: {"self": ByteTokenizer(), "ids": torch.tensor([97, 98])}, {"ids": "token ids"}, {}, {"ids": dict.fromkeys(("empty", "zero axis"), "the empty text has no tokens")}),
     Case("models.tokenizer:ByteTokenizer.token_bytes", lambda: {"self": ByteTokenizer(), "token": 97}, {"token": "token"}),
