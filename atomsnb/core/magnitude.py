@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .checks import check_tensor
+from .checks import check_int, check_tensor
 
 # %% ../../nbs/core/magnitude.ipynb #0314ef30
 def binary_size(x: Float[Tensor, "..."], dim: int | None = None) -> Float[Tensor, "..."]:
@@ -33,9 +33,10 @@ def binary_size(x: Float[Tensor, "..."], dim: int | None = None) -> Float[Tensor
     Raises
     ------
     ValueError, TypeError
-        An empty tensor, or one that is not floating.
+        An empty tensor, or one that is not floating; an axis that it lacks.
     """
     size = check_tensor(x, "x", finite=False).detach().abs()
+    dim = None if dim is None else check_int(dim, "dim", minimum=-x.ndim, maximum=x.ndim - 1)
     top = size.max() if dim is None else size.amax(dim, keepdim=True)
     wide = top.to(torch.promote_types(top.dtype, torch.float32))  # frexp knows no half precision
     return torch.where((wide > 0) & (wide < math.inf), wide / (2 * torch.frexp(wide).mantissa), 1.0).to(x.dtype)
@@ -54,7 +55,13 @@ def squares_hold(total: Float[Tensor, "*shape"], *, rooted: bool = False) -> Boo
     Returns
     -------
     (...) bool: whether tiny / eps <= total < inf, with the constants of total's dtype, or their roots. False for NaN, and for the zero of a vector of zeros.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No sums, or a tensor that is not floating.
     """
+    total = check_tensor(total, "total", finite=False)
     kind = torch.finfo(total.dtype)
     least = kind.tiny / kind.eps
     return (total >= (math.sqrt(least) if rooted else least)) & (total < math.inf)
@@ -64,6 +71,12 @@ def varies(x: Float[Tensor, "n H"]) -> bool:
     """Whether a column of x varies by more than its rounding: whether its entries leave every interval of two machine epsilons of its largest magnitude.
 
     The mean is not asked, for that rounds too. A column with a NaN or an infinity does not count as varying.
+
+    Raises
+    ------
+    ValueError, TypeError
+        No rows or columns, another number of axes, a tensor that is not floating.
     """
+    x = check_tensor(x, "x", ndim=2, finite=False)
     low, high = torch.aminmax(x, dim=0)
     return bool((high - low > 2 * torch.finfo(x.dtype).eps * torch.maximum(high.abs(), low.abs())).any())
