@@ -35,11 +35,12 @@ def discounts(counts: Int[np.ndarray, "grams"]) -> tuple[float, float, float]:
     Returns
     -------
     tuple of three floats
-        `FALLBACK` where the estimate does not exist (no gram with count 1, 2, 3 or 4) or leaves [0, i].
+        `FALLBACK` where the estimate does not exist (no gram at all, or none with count 1, 2, 3 or 4) or leaves [0, i].
     """
     counts = np.asarray(counts)
-    if counts.ndim != 1 or counts.dtype.kind not in "iu": raise TypeError(f"counts is an array of shape {counts.shape} and dtype {counts.dtype}; accepted: (grams,) whole numbers")
-    if not len(counts) or counts.min() < 1: raise ValueError(f"counts has {len(counts)} entries{f' from {counts.min()}' if len(counts) else ''}; accepted: at least one, each at least 1")
+    if counts.ndim != 1 or (counts.size and counts.dtype.kind not in "iu"): raise TypeError(f"counts is an array of shape {counts.shape} and dtype {counts.dtype}; accepted: (grams,) whole numbers")
+    if not len(counts): return FALLBACK
+    if counts.min() < 1: raise ValueError(f"counts has {len(counts)} entries from {counts.min()}; accepted: each at least 1")
     n1, n2, n3, n4 = (float(n) for n in np.bincount(np.minimum(counts, 5), minlength=6)[1:5])
     if min(n1, n2, n3, n4) == 0: return FALLBACK
     y = n1 / (n1 + 2 * n2)
@@ -64,7 +65,7 @@ def _numbers(codes: Int[np.ndarray, "grams"], wanted: Int[np.ndarray, "n"]) -> I
 def _order(codes: Int[np.ndarray, "grams"], counts: Int[np.ndarray, "grams"], contexts: int, size: int, discount: float | None) -> tuple[_Order, tuple[float, float, float]]:
     "Discounted frequencies and back-off weights of one order (@eq-kn)."
     seen = counts > 0
-    by_count = (discount,) * 3 if discount is not None else discounts(counts[seen]) if seen.any() else FALLBACK
+    by_count = (discount,) * 3 if discount is not None else discounts(counts[seen])
     off = np.array([0.0, *by_count])[np.minimum(counts, 3)]
     parent = codes // size
     total = np.bincount(parent, weights=counts, minlength=contexts)
