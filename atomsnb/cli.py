@@ -313,6 +313,7 @@ def new(paper: Positional[PaperName]) -> int:
     """
     import subprocess
     from importlib.util import find_spec
+    from atomsnb.core.execute import interpreter
     from atomsnb.core.run import store_notebook
     from atomsnb.core.skeleton import add_paper
     root = checkout()
@@ -321,7 +322,7 @@ def new(paper: Positional[PaperName]) -> int:
     if find_spec("nbdev") is None:
         _say(f"nbdev is not installed (extra: dev), so two steps remain: nbdev_export, then atomsnb store {notebook.relative_to(root)}")
         return 0
-    subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export as export; export()"], cwd=root, check=True)
+    subprocess.run([interpreter(), "-c", "from nbdev.doclinks import nbdev_export as export; export()"], cwd=root, check=True)
     report = store_notebook(notebook)
     _say(str(report))
     _say(f"Now replace its cells one by one; make store NB={notebook.relative_to(root)} after a change, make test before a commit.")

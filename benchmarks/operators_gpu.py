@@ -7,8 +7,10 @@
 Flows. 10,000 vorticity fields at 64^2, float32, advanced over T = 0.25 at nu = 1e-3. The least traffic of a stage of the Runge-Kutta scheme: five real fields are transformed (four
 back, one forth), each a pass that reads and writes once, and the products between them read and write each of the five once more: 5 x 2 x 2 passes of a real field. The share of the
 copy rate is that traffic over the time.
-Fourier neural operator. Forward, mean square error, backward and Adam, equal sizes and equal weights, outputs compared first; `compiled` is ours under torch.compile. Outputs are compared without, and times taken with,
+Fourier neural operator. Forward, mean square error, backward and Adam, equal sizes and equal weights, outputs compared first; `compiled` is ours under torch.compile,
+`recorded` ours or the peer's through `core.cudagraph.RecordedUpdate`, which replays the update as one CUDA graph. Outputs are compared without, and times taken with,
 PyTorch's default of rounding the operands of convolutions (the peer has some) to ten bits.
+Small networks. An update through `core.train.fit` as it is and with record=True: the networks of the DeepONet notebook, three copies side by side, and how far the two runs end from one another.
 DeepONet. One step on 10,000 functions at 10,000 places. `whole` writes the 10^8 predictions; `parts` goes through the functions in pieces and adds up gradients; `merged` never forms the
 table: with S = A C (targets of rank r, as solutions of linear problems have) the sum of squares of B T' - S is a trace of small Gram matrices. That trace is a difference of large numbers: in float32 it loses digits as the loss falls;
 `cancellation` says how many, on targets that differ from the network's own table by a given share.
@@ -32,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from nns2nos import equal_peer, stepper, twice
 
 from atomsnb.core.bench import ceilings, compare, save_result, synchronize
-from atomsnb.operators.deeponet import DeepONet
+from atomsnb.core.cudagraph import RecordedUpdate, recordable
+from atomsnb.operators.deeponet import DeepONet, MLPOperator, OperatorData, fit_operator, operator_error
 from atomsnb.operators.nns2nos import FNO
 from atomsnb.operators.pde import _admissible, navier_stokes, velocity
 from atomsnb.operators.fields import PeriodicField
@@ -65,7 +68,7 @@ def flows(count: int, size: int, part: int, device: torch.device) -> dict[str, A
 
 
 def operator_step(points: int, modes: int, width: int, layers: int, batch: int, device: torch.device, pairs: int) -> dict[str, Any]:
-    """One training step, ours (as it is, and compiled) and neuraloperator's."""
+    """One training step, ours (as it is, compiled, and recorded) and neuraloperator's (as it is, and recorded)."""
     draw = torch.Generator().manual_seed(0)
     x, y = (torch.randn(batch, 1, points, points, generator=draw).to(device) for _ in range(2))
     make = lambda: FNO(1, 1, modes, width, layers, coordinates=False, activation=twice)  # noqa: E731
@@ -91,12 +94,55 @@ def operator_step(points: int, modes: int, width: int, layers: int, batch: int, 
     except Exception as failure:  # a compiler that is missing or refuses complex numbers is told, not fatal
         row["compiled"] = f"not measured: {str(failure).splitlines()[0][:200]}"
         del steps["ours, compiled"]
+    for name in [n for n in ("ours", "neuraloperator") if n in nets and recordable(device)]:
+        try:
+            steps[f"{name}, recorded"] = recorded_stepper(nets[name], x, y)
+        except RuntimeError as failure:
+            row[f"{name}, recorded"] = f"not measured: {str(failure).splitlines()[0][:200]}"
     timed = compare(steps, pairs=pairs, warmup=3, device=device)
     row["seconds"] = {name: timed.time(name).median for name in timed.names}
     row["samples_per_s"] = {name: batch / s for name, s in row["seconds"].items()}
     row["ratio"] = {name: [(r := timed.ratio(name)).median, r.low, r.high] for name in timed.names[1:]}
     print(f"FNO step, {points}^2, {modes} modes, width {width}, batch {batch}: " + ", ".join(f"{name} {v:,.0f} samples/s" for name, v in row["samples_per_s"].items()), flush=True)
     return row
+
+
+def recorded_stepper(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], Any]:
+    """A call that makes one training step as a CUDA graph; recorded here."""
+    adam = torch.optim.Adam(net.parameters(), lr=1e-6, capturable=True)
+
+    def update(batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        adam.zero_grad(set_to_none=True)
+        loss = (net(batch[0]) - batch[1]).square().mean()
+        loss.backward()
+        adam.step()
+        return {"loss": loss.detach()}
+
+    step = RecordedUpdate(update, x.device)
+    step((x, y)), step((x, y))
+    return lambda: step((x, y))
+
+
+def small_networks(functions: int, batch: int, steps: int, device: torch.device) -> list[dict[str, Any]]:
+    """Microseconds of an update through `fit`, as it is and recorded, and the errors that the two runs reach."""
+    draw, rows = torch.Generator().manual_seed(0), []
+    u = torch.randn(3, functions, 100, generator=draw).cumsum(2) / 10
+    y = torch.linspace(0, 1, 101)[:, None]
+    pairs = torch.rand(3, functions, 1, generator=draw)
+    whole_curves = OperatorData(u, y, torch.cat([torch.zeros(3, functions, 1), u.cumsum(2) / 100], 2), True)
+    triples = OperatorData(u, pairs, (whole_curves.s.gather(2, (pairs * 100).long())).squeeze(2), False)
+    for name, make, data in (("DeepONet, triples", lambda: DeepONet(100, copies=3), triples), ("fully connected network, triples", lambda: MLPOperator(100, (40, 40, 40, 40), copies=3), triples), ("DeepONet, whole curves", lambda: DeepONet(100, copies=3), whole_curves)):
+        row: dict[str, Any] = {"network": name, "functions": functions, "batch": batch, "steps": steps, "us": {}, "error": {}}
+        for kind, record in (("as it is", False), ("recorded", True)):
+            net, seen = make(), []
+            clock = lambda model, step: seen.append(time.perf_counter()) if step in (steps // 5, steps - 1) and not synchronize(device) else None  # noqa: B023, E731
+            fit_operator(net, data, steps=steps, batch=batch, lr=1e-3, device=device, record=record, callbacks=[clock], progress=False, log_every=steps)
+            row["us"][kind] = 1e6 * (seen[1] - seen[0]) / (steps - 1 - steps // 5)
+            row["error"][kind] = operator_error(net, data).tolist()
+        row["ratio"] = row["us"]["as it is"] / row["us"]["recorded"]
+        rows.append(row)
+        print(f"{name}: {row['us']['as it is']:.0f} us an update as it is, {row['us']['recorded']:.0f} us recorded ({row['ratio']:.1f}); errors {row['error']}", flush=True)
+    return rows
 
 
 def gradients(net: DeepONet) -> list[Tensor]:
@@ -236,6 +282,7 @@ def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ap.add_argument("--rehearse", action="store_true", help="tiny sizes, nothing saved")
+    ap.add_argument("--parts", nargs="+", help="these parts alone (flows, fno, small, deeponet, cancellation, growth), nothing saved")
     ap.add_argument("--out", default=None, help="folder of the result file (default benchmarks/results)")
     a = ap.parse_args()
     warnings.simplefilter("ignore")
@@ -251,14 +298,20 @@ def main() -> None:
     jobs: dict[str, Callable[[], Any]] = {"cancellation": lambda: cancellation(20 if tiny else 1000, device), "growth": lambda: growth(device, tiny)}
     if gpu or tiny:
         jobs = {"flows": lambda: flows(*((6, 32, 3) if tiny else (10_000, 64, 2500)), device), "fno": lambda: [operator_step(*case, device, pairs) for case in (TINY_CASES if tiny else CASES)],
+                "small": lambda: small_networks(*((40, 20, 20) if tiny else (10_000, 2000, 3000)), device),
                 "deeponet": lambda: big_deeponet(*((40, 50) if tiny else (10_000, 10_000)), 20, device, pairs)} | jobs
+    unknown = [key for key in a.parts or () if key not in jobs]
+    if unknown:
+        ap.error(f"--parts: {', '.join(unknown)} is not measured here; accepted: {', '.join(jobs)}")
     for key, job in jobs.items():
+        if a.parts and key not in a.parts:
+            continue
         try:
             out[key] = job()
         except (RuntimeError, AssertionError) as failure:  # out of memory, or a disagreement: told, and the other parts go on
             out[key] = {"failed": str(failure)[:500]}
             print(f"{key} failed: {failure}", flush=True)
-        if not tiny:
+        if not (tiny or a.parts):
             print("saved", Path(save_result(name, out, folder=a.out, device=device)).name, flush=True)  # after every part: a run that is cut off keeps the earlier ones
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
+from atomsnb.kernels.launch import LEAST_TRITON
 
-def since_triton(least: str, why: str) -> None:
-    """Skip, with the reason, under an older Triton or none."""
-    triton = pytest.importorskip("triton")
-    if tuple(map(int, triton.__version__.split(".")[:2])) < tuple(map(int, least.split("."))):
-        pytest.skip(f"Triton {triton.__version__}: {why}")
+
+def need_triton() -> None:
+    """Skip where there is no Triton that the library accepts."""
+    pytest.importorskip("triton", minversion=LEAST_TRITON)
 
 
 def interpret(folder: Path, program: str) -> str:
-    """Run a program with TRITON_INTERPRET=1 and return what it printed; skips where Triton is not installed."""
-    pytest.importorskip("triton")
+    """Run a program with TRITON_INTERPRET=1 and return what it printed; skips where there is no Triton that the library accepts."""
+    need_triton()
     path = folder / "program.py"
     path.write_text(textwrap.dedent(program))
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=300, env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "ATOMSNB_PROGRESS": "0"})

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -67,6 +68,17 @@ def test_a_paper_from_settings_to_verdict(house, tmp_path):
 
     status, _, err = house("run", "qnn", "--scale", "gpu", "--out", "runs/second")
     assert status == 2 and "another run" in err and err.count("\n") == 1
+
+
+def test_store_works_where_path_is_relative(house, tmp_path):
+    """As in `PATH=.venv/bin:$PATH python -m atomsnb store ...`: the interpreter knows itself by a path that holds in one folder alone."""
+    place = os.path.relpath(Path(sys.executable).parent, tmp_path)
+    env = {**os.environ, "PATH": os.pathsep.join([place, os.environ["PATH"]]), "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "ATOMSNB_HOME": str(tmp_path)}
+    name = Path(sys.executable).name
+    if os.path.isabs(subprocess.run([name, "-c", "import sys; print(sys.executable)"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout):
+        pytest.skip("this Python makes the path absolute by itself")
+    done = subprocess.run([name, "-m", "atomsnb", "store", "nbs/quantum/qnn.ipynb"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "claims/cpu/quantum.qnn.json" in done.stdout, done
 
 
 def test_stale_code_fails_at_cpu(house, tmp_path):

@@ -13,7 +13,7 @@ from atomsnb.operators.deeponet import (
     DeepONet, DeepONetConfig, FourierFeatures, HardConstraint, MLPOperator, OperatorData, PODDeepONet, diffusion_data, dynamics_data, fit_operator, operator_error, pod_basis, refit_branch, relative_l2, stack_data,
 )  # fmt: skip
 from atomsnb.operators.fields import ChebyshevSpace, GaussianRandomField, linear_system, pendulum_system, riccati_system, sensors, solve
-from atomsnb.operators.nets import ParallelMLP, ResNetOperator, SequenceOperator, take_copy, trimmed_mse
+from atomsnb.operators.nets import ParallelMLP, ResNetOperator, SequenceOperator, SideBySide, take_copy, trimmed_mse
 
 torch.set_num_threads(1)
 FEW = settings(max_examples=15, deadline=None)
@@ -305,6 +305,24 @@ def test_the_recurrent_baseline_learns_on_the_grid_it_was_given():
     before = operator_error(net, data)
     fit_operator(net, data, steps=300, batch=64, lr=1e-2, final=1.0, device="cpu", progress=False)
     assert float(operator_error(net, data)) < 0.2 * float(before)
+
+
+def test_networks_side_by_side_take_the_paths_that_they_would_take_alone():
+    u = rand(32, 10).cumsum(1)
+    data = OperatorData(u, torch.linspace(0, 1, 10)[:, None], u.cumsum(1) / 10, True)
+    make = lambda: [SequenceOperator(10, 10, seed=s) for s in (0, 1)]  # noqa: E731
+    options = dict(steps=40, batch=32, lr=1e-2, device="cpu", progress=False)
+    alone, beside = make(), SideBySide(*make())
+    together = fit_operator(beside, data, **options)
+    single = [fit_operator(net, data, **options) for net in alone]
+    for net, twin in zip(alone, beside.nets):
+        for p, q in zip(net.parameters(), twin.parameters()):
+            assert torch.allclose(p, q, atol=1e-4)  # the mean over both is divided and multiplied by two in float32
+    assert abs(together.losses["per_copy"][-1] - sum(h.losses["per_copy"][-1] for h in single) / 2) < 1e-5
+    assert operator_error(beside, data).shape == (2,)
+    for wrong in ((), (torch.nn.Linear(2, 2),), (3,)):
+        with pytest.raises(TypeError, match="nets is"):
+            SideBySide(*wrong)
 
 
 def test_settings_are_validated():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interpreter import interpret, since_triton
+from interpreter import interpret, need_triton
 from torch import nn
 
 from atomsnb.core.bench import load_result
@@ -130,10 +130,28 @@ def test_kernels_on_a_cpu_are_refused_with_the_remedy():
         gram.offdiagonal_histogram(torch.randn(3, 4), 5, backend="triton")
 
 
+@pytest.mark.parametrize("version, accepted", [("3.2.0", False), ("2.9.1", False), ("3.3", True), ("3.10.0+git1a2b", True), ("4.0.0rc1", True)])
+def test_a_triton_that_is_too_old_is_refused_with_its_version_and_the_remedy(version, accepted, monkeypatch):
+    need_triton()
+    monkeypatch.setattr("triton.__version__", version)
+    monkeypatch.setattr(launch, "interpreted", lambda: True)  # then only the version decides
+    cpu, kernel = torch.device("cpu"), lambda: None
+    assert launch.launchable(cpu) == accepted
+    if accepted:
+        launch.check_launchable(cpu)
+        return
+    said = rf"triton` {version} is installed, but kernels need triton>=3\.3: pip install -U 'atomsnb\[gpu\]'"
+    with pytest.raises(RuntimeError, match=said + ".*backend='torch'"):
+        launch.check_launchable(cpu)
+    with pytest.raises(ImportError, match=said):
+        launch.jit(kernel)
+    with pytest.raises(RuntimeError, match=said):
+        threshold_sae_loss(**problem(dtype=torch.float32), bandwidth=0.3, l0_coef=0.1, backend="triton")
+
+
 # ---- the kernels, in the interpreter
 
 def test_fused_loss_equals_float64_in_every_regime(tmp_path):
-    since_triton("3.3", "its interpreter counts some latents of select_kernel twice")
     out = interpret(tmp_path, """
         import math, torch
         from atomsnb.kernels import sae_kernels as K, threshold_sae as S

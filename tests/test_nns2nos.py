@@ -7,8 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._dynamo.exc import InternalTorchDynamoError
+from torch._inductor.exc import CppCompileError
 
+from atomsnb.core.checks import check_tensor
+from atomsnb.nn import neural_operators
 from atomsnb.nn.neural_operators import draw_uniform
+from atomsnb.operators import nns2nos
 from atomsnb.operators.nns2nos import (
     FNO, FunctionNorm, Interpolated, KernelIntegral, LocalConv, LocalConvTranspose, LocalPool, NeighbourMean, NNs2NOsConfig, OperatorTransformer, OperatorUNet, PatchTransformer, QuadratureAttention, SpectralConv, UNet,
     discretization_error, periodic_coordinates, quadrature_weights, resample, to_operator,
@@ -526,6 +531,59 @@ def test_bad_input_is_refused_by_name(wrong, name):
     with pytest.raises((ValueError, TypeError)) as error:
         wrong()
     assert name in str(error.value)
+
+
+class Broken(nn.Module):
+    """Fails as it is told."""
+
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, u):
+        raise self.error
+
+
+FAULTS = [
+    RuntimeError("CUDA error: an illegal memory access was encountered"), RuntimeError("CUDA driver error: unknown error"), RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), RuntimeError("cuFFT error: CUFFT_ALLOC_FAILED"), RuntimeError("NCCL error in: ProcessGroupNCCL.cpp"),
+    RuntimeError("Triton Error [CUDA]: out of resources"), RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), torch.OutOfMemoryError("CUDA out of memory."), torch.AcceleratorError("CUDA error: device-side assert triggered")
+    if hasattr(torch, "AcceleratorError") else RuntimeError("CUDA error: device-side assert triggered"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes."), MemoryError(),
+    InternalTorchDynamoError("compiler"), CppCompileError(["cc"], "no such header"), KeyError("weights")]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: f"{type(error).__name__}: {str(error)[:30]}")
+def test_faults_of_the_device_the_memory_and_the_compiler_pass_unchanged(error):
+    for call in (lambda: Interpolated(Broken(error), 8)(torch.zeros(1, 1, 8)), lambda: to_operator(Broken(error), torch.zeros(1, 1, 8))):
+        with pytest.raises(type(error)) as caught:
+            call()
+        assert caught.value is error
+
+
+@pytest.mark.parametrize("model", [nn.Conv1d(2, 1, 1), nn.Conv1d(1, 1, 1).double(), nn.Linear(5, 1), nn.Unflatten(-1, (3, 3)), nn.Embedding(3, 2), Broken(IndexError("axis 7")), Broken(TypeError("u")),
+                                   Broken(RuntimeError("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!")), Broken(RuntimeError("Input type (torch.cuda.FloatTensor) and weight type (torch.FloatTensor)")),
+                                   Broken(NotImplementedError("\"GeluKernelImpl\" not implemented for 'Long'"))], ids=repr)
+def test_what_a_model_says_of_its_input_names_the_argument(model):
+    with pytest.raises((ValueError, TypeError), match=r"^u, of shape \(1, 1, 8\), is refused by the model: ") as caught:
+        Interpolated(model, 8)(torch.zeros(1, 1, 8))
+    assert caught.value.__cause__ is not None
+
+
+def test_the_library_s_unet_looks_at_its_input_alone(monkeypatch):
+    """Once, at the door; the numbers are those of the layers that look for themselves, bit for bit. A converted network of somebody else keeps such layers."""
+    net, u = OperatorUNet(2, 1, 4, 2, resolution=16, seed=1), randn(2, 2, 32, 32).float()
+    looked = []
+    monkeypatch.setattr(neural_operators, "check_tensor", lambda x, name, **more: looked.append(name) or check_tensor(x, name, **more))
+    out = net(u)
+    assert looked == ["u"]
+    monkeypatch.setattr(nns2nos, "_unchecked", lambda layer, x: layer(x))
+    assert torch.equal(out, net(u)) and looked.count("x") == 12  # five pairs of convolutions and two windows
+    monkeypatch.undo()
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="^u has"):
+            net(torch.full((1, 2, 16, 16), bad))
+        with pytest.raises(ValueError, match="^x has"):
+            to_operator(nn.Sequential(nn.AvgPool1d(2)), torch.zeros(1, 1, 8))(torch.full((1, 1, 8), bad))
 
 
 # ---- written out by hand

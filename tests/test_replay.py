@@ -37,9 +37,9 @@ def stand_in(monkeypatch):
     def record(fn, held, pool):
         made.append(tuple(tuple(x.shape) for x in held))
         graph = Again(fn, held)
-        return room._Tape(graph, held, graph.output)
+        return room.Tape(graph, held, graph.output)
 
-    monkeypatch.setattr(room, "_recordable", lambda device: True)
+    monkeypatch.setattr(room, "recordable", lambda device: True)
     monkeypatch.setattr(room, "_record", record)
     return made
 

@@ -170,6 +170,17 @@ def test_a_run_that_was_killed_can_be_taken_up(write, tmp_path):
     assert not Path(f"/proc/{pid.read_text()}").exists()
 
 
+def test_the_kernel_is_this_interpreter_where_path_is_relative(write, tmp_path, monkeypatch):
+    """PATH=.venv/bin makes sys.executable relative to where the shell stood, while kernel and cleaner start elsewhere."""
+    absolute = os.path.abspath(sys.executable)
+    monkeypatch.setattr(sys, "executable", os.path.relpath(absolute))
+    done = execute(new_notebook(cells=[new_code_cell("import os, sys; print(sys.executable, os.getcwd())")]), cwd=tmp_path, timeout=60)
+    assert done.failure is None and done.notebook.cells[0].outputs[0].text.split() == [absolute, str(tmp_path)], done.failure
+    file = write(new_code_cell("6 * 7"))
+    report = store_notebook(file)
+    assert report.ok and nbformat.read(file, 4).cells[-1].outputs[0].data["text/plain"] == "42", report
+
+
 def test_execution_works_inside_a_running_event_loop():
     """In Jupyter the main thread runs a loop already."""
     import asyncio

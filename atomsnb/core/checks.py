@@ -334,7 +334,7 @@ def check_tensor(
     dtype : str, torch.dtype or tuple of these, default "floating"
         A kind (`"floating"`, `"complex"`, `"integer"`, `"bool"`, `"any"`) or exact dtypes.
     finite : bool, default True
-        Refuse NaN and infinities. Reads the data once, and waits for the device.
+        Refuse NaN and infinities. Reads the data once, and waits for the device; left out while a CUDA graph is being recorded, when nothing may wait.
     allow_empty : bool, default False
         Accept an axis of size zero.
     ndim : int or tuple of int, optional
@@ -365,7 +365,7 @@ def check_tensor(
         raise ValueError(f"{name} is empty (shape {tuple(out.shape)}); accepted: at least one element")
     if min_size is not None and out.numel() < min_size:
         raise ValueError(f"{name} has {out.numel()} elements (shape {tuple(out.shape)}); accepted: at least {min_size}")
-    if finite and not bool(torch.isfinite(out.detach()).all()):
+    if finite and not (out.is_cuda and torch.cuda.is_current_stream_capturing()) and not bool(torch.isfinite(out.detach()).all()):
         raise ValueError(f"{name} has {_first_bad(out)}; accepted: finite values")
     return out
 

@@ -27,7 +27,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from .checks import check_number
-from .execute import CellFailure, CellRecord, Execution, Watcher, execute
+from .execute import CellFailure, CellRecord, Execution, Watcher, execute, interpreter
 from .folder import RunFolder
 from .ledger import Change, Ledger, LedgerError, committed, compare, load_ledger
 from .memory import advice
@@ -499,7 +499,7 @@ def _cleaned(text: str) -> str:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "clean.ipynb"
         file.write_text(text, encoding="utf-8")
-        done = subprocess.run([sys.executable, "-c", "import sys; from nbdev.clean import nbdev_clean; nbdev_clean(sys.argv[1])", str(file)], cwd=repo_root() or place,
+        done = subprocess.run([interpreter(), "-c", "import sys; from nbdev.clean import nbdev_clean; nbdev_clean(sys.argv[1])", str(file)], cwd=repo_root() or place,
                               capture_output=True, text=True)
         if done.returncode:
             raise UsageError("storing needs nbdev: pip install 'atomsnb[dev]'" if "No module named 'nbdev'" in done.stderr else f"nbdev_clean failed: {done.stderr.strip()[-300:]}")

@@ -27,6 +27,7 @@ from .batches import Batches, TensorBatches
 from .checkpoint import CheckpointError, checkpoints, load_checkpoint, pack
 from .checkpoint import save_checkpoint as save_checkpoint
 from .checks import check_choice, check_int, check_number
+from .cudagraph import RecordedUpdate, recordable
 from .runstate import History, RunState, capture_rng, describe_options, restore_rng, seed_generators
 from .runtime import default_device, progress, require
 
@@ -77,7 +78,7 @@ def constant_with_warmup(warmup: int) -> Callable[[int], float]:
     return lambda step: min(1.0, (step + 1) / warmup) if warmup else 1.0
 
 # %% ../../nbs/core/train.ipynb #03c85b31
-def make_optimizer(optimizer: str | torch.optim.Optimizer | Callable[..., torch.optim.Optimizer], model: nn.Module, lr: float | None) -> torch.optim.Optimizer:
+def make_optimizer(optimizer: str | torch.optim.Optimizer | Callable[..., torch.optim.Optimizer], model: nn.Module, lr: float | None, *, record: bool = False) -> torch.optim.Optimizer:
     """The optimiser that `fit`'s argument means.
 
     Parameters
@@ -88,6 +89,8 @@ def make_optimizer(optimizer: str | torch.optim.Optimizer | Callable[..., torch.
         Whose parameters with `requires_grad` are trained.
     lr : float, optional
         Base learning rate of a named optimiser (default 1e-3).
+    record : bool, default False
+        On a GPU, keep step counters and learning rate in tensors there, as a recorded update needs.
 
     Returns
     -------
@@ -100,7 +103,10 @@ def make_optimizer(optimizer: str | torch.optim.Optimizer | Callable[..., torch.
     if isinstance(optimizer, str):
         kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[check_choice(optimizer, "optimizer", ["adam", "adamw", "sgd"])]
         rate = check_number(1e-3 if lr is None else lr, "lr", minimum=0)
-        return kind(trained, lr=rate, fused=all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trained))  # type: ignore[operator]
+        if record and not issubclass(kind, torch.optim.Adam):
+            raise ValueError(f"optimizer={optimizer!r} cannot be recorded; accepted with record=True: 'adam', 'adamw', or an optimiser made with capturable=True")
+        options = dict(capturable=True, lr=torch.tensor(rate, device=trained[0].device)) if record and recordable(trained[0].device) else dict(lr=rate)
+        return kind(trained, **options, fused=all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trained))  # type: ignore[operator]
     if lr is not None:
         raise ValueError("lr is given together with an optimizer that has its own: pass lr only with a named optimizer")
     made = optimizer if isinstance(optimizer, torch.optim.Optimizer) else optimizer(trained)
@@ -109,6 +115,8 @@ def make_optimizer(optimizer: str | torch.optim.Optimizer | Callable[..., torch.
     strangers = {id(p) for g in made.param_groups for p in g["params"]} - {id(p) for p in model.parameters()}
     if strangers:
         raise ValueError(f"optimizer holds {len(strangers)} tensor(s) that are not parameters of the model")
+    if record and recordable(trained[0].device) and not all(g.get("capturable") and isinstance(g["lr"], Tensor) for g in made.param_groups):
+        raise ValueError("optimizer cannot be recorded as it is; with record=True make it with capturable=True and lr=torch.tensor(rate, device=...)")
     return made
 
 # %% ../../nbs/core/train.ipynb #d4f5445a
@@ -139,7 +147,7 @@ class _Loss(nn.Module):
         super().__init__()
         self.model, self.loss_fn, self.kind, self.autocast = model, loss_fn, device.type, precision == "bf16"
 
-    def forward(self, batch: Any, step: int) -> Any:
+    def forward(self, batch: Any, step: int | None) -> Any:
         if not self.autocast:
             return self.loss_fn(self.model, batch, step)
         with torch.autocast(self.kind, dtype=torch.bfloat16):
@@ -231,7 +239,7 @@ class _Runner:
         self.plain, self.trial = module, bool(compile)
         self.call: Callable[..., Any] = torch.compile(module, mode=compile if isinstance(compile, str) else None) if compile else module  # type: ignore[assignment]
 
-    def backward(self, batch: Any, step: int, parts: int) -> dict[str, Tensor]:
+    def backward(self, batch: Any, step: int | None, parts: int) -> dict[str, Tensor]:
         """Forward and backward of one part of a batch; what the loss function returned, by name."""
         if not self.trial:
             named = _named(self.call(batch, step))
@@ -254,12 +262,29 @@ class _Runner:
 class _Stepper:
     """One update of the weights."""
 
-    def __init__(self, run: RunState, runner: _Runner, module: nn.Module, batches: Callable[[int], Any], schedule: Any, accumulate: int, clip_norm: float | None, callbacks: Sequence[Any]):
+    def __init__(self, run: RunState, runner: _Runner, module: nn.Module, batches: Callable[[int], Any], schedule: Any, accumulate: int, clip_norm: float | None, callbacks: Sequence[Any], record: bool):
         self.run, self.runner, self.module, self.batches, self.schedule = run, runner, module, batches, schedule
         self.accumulate, self.clip_norm = accumulate, clip_norm
         self.base = [float(g["lr"]) for g in run.opt.param_groups] if schedule else []
         self.after = [c.after_step if hasattr(c, "after_step") else c for c in callbacks]
         self.trained = [p for g in run.opt.param_groups for p in g["params"]]
+        self.single: Callable[[Any], dict[str, Tensor]] | None = None if not record else RecordedUpdate(self._whole, run.world.device) if recordable(run.world.device) else self._whole
+
+    def _apply(self) -> None:
+        """Let the optimiser use the gradients."""
+        if self.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
+        self.run.opt.step()
+        self.run.opt.zero_grad(set_to_none=True)
+
+    def _whole(self, batch: Any) -> dict[str, Tensor]:
+        """All of an update that can be recorded; the loss is not told the step, which a recording would freeze."""
+        named = self.runner.backward(batch, None, 1)
+        numbers = [k for k, v in named.items() if not isinstance(v, Tensor)]
+        if numbers:
+            raise TypeError(f"loss_fn returned a {type(named[numbers[0]]).__name__} under {numbers[0]!r}; accepted with record=True: tensors, for a recording freezes numbers")
+        self._apply()
+        return {k: v.detach() for k, v in named.items()}
 
     def update(self, step: int, log: bool) -> dict[str, Tensor]:
         """Make update `step`; the means of what the loss function returned if `log`, else nothing."""
@@ -275,13 +300,11 @@ class _Stepper:
             batch = _to(self.batches(step * parts + part), run.world.device)
             wait = run.world.accelerator is not None and part < parts - 1
             with run.world.accelerator.no_sync(self.module) if wait else contextlib.nullcontext():
-                named = self.runner.backward(batch, step, parts)
+                named = self.single(batch) if self.single else self.runner.backward(batch, step, parts)
             if log:
                 logged.append({k: torch.as_tensor(v).detach().to(run.world.device, EXACT.get(run.world.device.type, torch.float64)).mean() for k, v in named.items()})
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.trained, self.clip_norm)
-        run.opt.step()
-        run.opt.zero_grad(set_to_none=True)
+        if self.single is None:
+            self._apply()
         if self.after:
             with torch.no_grad():
                 for call in self.after:
@@ -304,6 +327,7 @@ def fit(
     accumulate: int = 1,
     clip_norm: float | None = None,
     compile: bool | str = False,
+    record: bool = False,
     checkpoint: str | os.PathLike | None = None,
     save_every: int = 1000,
     resume: str = "auto",
@@ -343,6 +367,8 @@ def fit(
         Largest 2-norm of the whole gradient.
     compile : bool or str, default False
         Compile the loss (a str is the mode of `torch.compile`); without a compiler, a warning and eager.
+    record : bool, default False
+        On a GPU, record an update once and replay it (`core.cudagraph`): for small networks. The loss is a function of model and batch alone, returns tensors and is called with step None.
     checkpoint : path, optional
         Folder of the run's checkpoints; without it nothing is saved.
     save_every : int, default 1000
@@ -377,6 +403,8 @@ def fit(
     check_int(steps, "steps", minimum=0), check_int(seed, "seed", minimum=0), check_int(accumulate, "accumulate", minimum=1)
     check_int(log_every, "log_every", minimum=1), check_int(save_every, "save_every", minimum=1)
     check_choice(precision, "precision", ["fp32", "bf16"]), check_choice(resume, "resume", ["auto", "must", "never"])
+    if record and (compile or accumulate > 1):
+        raise ValueError("record=True goes with neither compile nor accumulate > 1: choose one of them")
     if clip_norm is not None:
         check_number(clip_norm, "clip_norm", minimum=0, open_min=True)
     if not isinstance(model, nn.Module):
@@ -387,12 +415,14 @@ def fit(
     if resume == "must" and checkpoint is None:
         raise ValueError("resume='must' needs a checkpoint folder")
     world = _World(device)
+    if record and world.size > 1:
+        raise ValueError(f"record=True is for one process; this run has {world.size}")
     if world.size > 1:
         if not isinstance(batches, Batches):
             raise TypeError(f"{world.size} processes share the work, so batches must be a Batches object, which knows how to divide itself (TensorBatches, or a subclass of Batches)")
         batches = batches.shard(world.rank, world.size)
     model.to(world.device)
-    opt = make_optimizer(optimizer, model, lr)
+    opt = make_optimizer(optimizer, model, lr, record=record)
     description = {"optimizer": type(opt).__name__, "options": [describe_options(g) for g in opt.param_groups], "seed": seed, "precision": precision}
     description |= {"accumulate": accumulate, "clip_norm": clip_norm, "data": batches.fingerprint() if isinstance(batches, Batches) else None}
     description["config"] = dict(config.as_dict() if hasattr(config, "as_dict") else config or {})
@@ -402,7 +432,7 @@ def fit(
     try:
         seed_generators(seed, world.rank)
         model.train()
-        return _loop(run, _Loss(model, loss_fn, world.device, precision), batches, steps, schedule, accumulate, clip_norm, compile, checkpoint, save_every, resume, callbacks, log_every, progress)
+        return _loop(run, _Loss(model, loss_fn, world.device, precision), batches, steps, schedule, accumulate, clip_norm, compile, record, checkpoint, save_every, resume, callbacks, log_every, progress)
     finally:
         model.train(training)
         opt.zero_grad(set_to_none=True)
@@ -451,7 +481,7 @@ def _last_good(run: RunState) -> str:
 
 # %% ../../nbs/core/train.ipynb #72413d38
 def _loop(
-    run: RunState, module: nn.Module, batches: Callable[[int], Any], steps: int, schedule: Any, accumulate: int, clip_norm: float | None, compile: bool | str,
+    run: RunState, module: nn.Module, batches: Callable[[int], Any], steps: int, schedule: Any, accumulate: int, clip_norm: float | None, compile: bool | str, record: bool,
     checkpoint: str | os.PathLike | None, save_every: int, resume: str, callbacks: Sequence[Any], log_every: int, bar: bool | None,
 ) -> History:  # fmt: skip
     """From the checkpoint (or the beginning) to the last step."""
@@ -460,7 +490,7 @@ def _loop(
     _begin(run, folder, resume, steps)
     h, rows = run.history, []
     synchronised = module if world.accelerator is None else world.accelerator.prepare_model(module)
-    stepper = _Stepper(run, _Runner(synchronised, compile), synchronised, batches, schedule, accumulate, clip_norm, callbacks)
+    stepper = _Stepper(run, _Runner(synchronised, compile), synchronised, batches, schedule, accumulate, clip_norm, callbacks, record)
     stepper.base = rates if schedule else []
     run.opt.zero_grad(set_to_none=True)
     earlier, began = float(h.wall_s[-1]) if len(h.wall_s) else 0.0, time.perf_counter()

@@ -541,3 +541,12 @@ class LocalPool(nn.Module):
         if self.kind == "mean":
             return (F.avg_pool1d if self.dim == 1 else F.avg_pool2d)(x, sizes, self.stride)
         return (F.max_pool1d if self.dim == 1 else F.max_pool2d)(x, sizes, self.stride)
+
+
+def _unchecked(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer, or a chain of them, inside a network that has checked its input: operators of this room by `apply_to`."""
+    if isinstance(layer, nn.Sequential):
+        for part in layer:
+            x = _unchecked(part, x)
+        return x
+    return layer.apply_to(x) if isinstance(layer, (SpectralConv, LocalConv, LocalConvTranspose, LocalPool)) else layer(x)

@@ -8,44 +8,24 @@ __all__ = ['Replay']
 # %% ../../nbs/nn/replay.ipynb #bde5c099
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from ..core.checks import check_items
+from ..core.cudagraph import Tape, aside, record, recordable
 
 # %% ../../nbs/nn/replay.ipynb #a6eb8c9e
 _LARGEST = 2**27  # weights; above, a pass takes longer than its launches
 _KEPT = 8  # shapes of one model
 
 
-class _Tape(NamedTuple):
-    """A recorded pass, the tensors that it reads and the one that it writes."""
-
-    graph: Any
-    inputs: tuple[Tensor, ...]
-    output: Tensor
-
-
-def _recordable(device: torch.device) -> bool:
-    """Whether a device's work can be recorded."""
-    return device.type == "cuda"
-
-
-def _record(fn: Callable[..., Tensor], held: tuple[Tensor, ...], pool: Any) -> _Tape:
-    """One pass to warm up, on a stream of its own as a recording wants it, and one that is recorded."""
-    with torch.cuda.device(held[0].device):
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            fn(*held)
-        torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            output = fn(*held)
-    return _Tape(graph, held, output)
+def _record(fn: Callable[..., Tensor], held: tuple[Tensor, ...], pool: Any) -> Tape:
+    """One pass to warm up, and one that is recorded."""
+    aside(lambda: fn(*held), held[0].device)
+    return record(fn, held, pool)
 
 
 class Replay:
@@ -54,7 +34,7 @@ class Replay:
     def __init__(self, places: tuple[Any, ...], device: torch.device) -> None:
         self.places, self.device, self.pool = places, device, None
         self.seen: set[Any] = set()
-        self.tapes: OrderedDict[Any, _Tape | None] = OrderedDict()
+        self.tapes: OrderedDict[Any, Tape | None] = OrderedDict()
 
     @classmethod
     def of(cls, model: nn.Module) -> "Replay | None":
@@ -71,7 +51,7 @@ class Replay:
         """
         tensors = [*model.parameters(), *model.buffers()]
         devices = {t.device for t in tensors}
-        if len(devices) != 1 or not _recordable(next(iter(devices))) or model.training or torch.is_autocast_enabled() or sum(t.numel() for t in tensors) > _LARGEST: return None
+        if len(devices) != 1 or not recordable(next(iter(devices))) or model.training or torch.is_autocast_enabled() or sum(t.numel() for t in tensors) > _LARGEST: return None
         if any(m._forward_hooks or m._forward_pre_hooks or m.training for m in model.modules()): return None
         places = tuple((t.data_ptr(), t.dtype, t.shape) for t in tensors)
         held = _HELD.get(model)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ..core.checks import check_int, check_number
 from ..core.runtime import Config
-from .attention import KVCache, _attend, _rotate, attend, attention_weights, read_mask, rotary_tables, rotate, tree_mask
+from .attention import KVCache, _attend, _rotate, _told, attend, attention_weights, read_mask, rotary_tables, rotate, tree_mask
 
 _all_ = ["KVCache", "tree_mask"]
 
@@ -94,8 +94,7 @@ def _project(x: Tensor, maps: Sequence[nn.Module]) -> Sequence[Tensor]:
 def _check_stream(x: Tensor, width: int, near: Tensor | None, *, rows: bool = False) -> None:
     """Refuse what is no residual stream (B, n, width), or (..., width), on the device of `near`; reads no values."""
     if not (isinstance(x, Tensor) and x.dtype.is_floating_point and (x.ndim == 3 or (rows and x.ndim)) and x.shape[-1] == width and x.numel() and (not isinstance(near, Tensor) or x.device == near.device)):
-        said = f"{tuple(x.shape)}, {x.dtype}, on {x.device}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise (ValueError if isinstance(x, Tensor) else TypeError)(f"x is {said}; accepted: {'(..., ' if rows else '(B, n, '}{width}) float with at least one element, on the device of {'the weights' if rows else 'cos and sin'}")
+        raise (ValueError if isinstance(x, Tensor) else TypeError)(f"x is {_told(x)}; accepted: {'(..., ' if rows else '(B, n, '}{width}) float with at least one element, on the device of {'the weights' if rows else 'cos and sin'}")
 
 
 class Attention(nn.Module):

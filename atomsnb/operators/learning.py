@@ -175,7 +175,7 @@ def fit_operator(
     supervise : bool, default True
         Keep the data term; False trains on the physics alone.
     device, progress, **options
-        Passed to `core.train.fit` (`compile`, `checkpoint`, `precision`, ...).
+        Passed to `core.train.fit` (`record`, `compile`, `checkpoint`, `precision`, ...).
 
     Returns
     -------

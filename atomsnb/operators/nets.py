@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'check_widths', 'ParallelMLP', 'take_copy', 'check_pairs', 'MLPOperator', 'ResNetOperator',
-           'SequenceOperator', 'relative_l2', 'trimmed_mse']
+           'SequenceOperator', 'SideBySide', 'relative_l2', 'trimmed_mse']
 
 # %% ../../nbs/operators/nets.ipynb #c328e318
 import contextlib
@@ -304,6 +304,37 @@ class SequenceOperator(nn.Module):
         """The same, for training on aligned data. The network never sees the places: they are those it was trained on, and only their number is checked."""
         check_tensor(y, "y", shape=(len(self.mixing), None))
         return self(u)
+
+
+class SideBySide(nn.Module):
+    """Networks that cannot be one batched network, as the copies of one: trained and asked together, on a GPU each on a stream of its own.
+
+    Parameters
+    ----------
+    *nets : nn.Module
+        With a method `grid(u, y)` that gives equal shapes.
+    """
+
+    def __init__(self, *nets: nn.Module) -> None:
+        super().__init__()
+        if not nets or not all(isinstance(net, nn.Module) and hasattr(net, "grid") for net in nets):
+            raise TypeError(f"nets is {', '.join(type(net).__name__ for net in nets) or 'empty'}; accepted: at least one network with a method grid")
+        self.nets, self.copies = nn.ModuleList(nets), len(nets)
+
+    def grid(self, u: Float[Tensor, "n m"], y: Float[Tensor, "q d"]) -> Float[Tensor, "copies n q"]:
+        """The answers of all networks to the same functions at the same places."""
+        if not (isinstance(u, Tensor) and u.is_cuda):
+            return torch.stack([net.grid(u, y) for net in self.nets])  # type: ignore[operator]
+        main, outs = torch.cuda.current_stream(u.device), []
+        streams = [torch.cuda.Stream(u.device) for _ in self.nets]  # the backward pass takes the streams of the forward pass
+        for net, stream in zip(self.nets, streams):
+            stream.wait_stream(main)
+            with torch.cuda.stream(stream):
+                outs.append(net.grid(u, y))  # type: ignore[operator]
+        for out, stream in zip(outs, streams):
+            main.wait_stream(stream)
+            out.record_stream(main)
+        return torch.stack(outs)
 
 
 def relative_l2(predicted: Float[Tensor, "*b q"], target: Float[Tensor, "*b q"]) -> Float[Tensor, "*b"]:

@@ -11,6 +11,7 @@ __all__ = ['NNs2NOsConfig', 'Discretization', 'discretization_error', 'periodic_
 # %% ../../nbs/operators/nns2nos.ipynb #cbf446e4
 import copy
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -21,12 +22,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core.checks import check_choice, check_int, check_number, check_tensor
+from ..core.memory import recognise
 from ..core.runtime import Config
 from ..nn.neural_operators import LocalConv as LocalConv
 from ..nn.neural_operators import LocalConvTranspose as LocalConvTranspose
 from ..nn.neural_operators import LocalPool as LocalPool
 from ..nn.neural_operators import SpectralConv as SpectralConv
-from ..nn.neural_operators import check_field, check_sizes
+from ..nn.neural_operators import _unchecked, check_field, check_sizes
 from ..nn.neural_operators import quadrature_weights as quadrature_weights
 from ..nn.neural_operators import resample as resample
 from ..nn.point_operators import FunctionNorm as FunctionNorm
@@ -81,7 +83,7 @@ class NNs2NOsConfig(Config):
 
     PRESETS: ClassVar[dict[str, dict]] = {
         "cpu": {},
-        "gpu": dict(resolution=64, modes=12, patch=4, width=32, layers=4, samples=1000, n_test=50, steps=1200, flow_steps=1200, batch=16, lr=2e-3, lr_pixels=1e-3, field_modes=14, rough_modes=60, point_steps=1000),
+        "gpu": dict(resolution=64, modes=12, patch=4, width=32, layers=4, samples=1000, n_test=50, steps=2000, flow_steps=2000, batch=16, lr=2e-3, lr_pixels=1e-3, field_modes=14, rough_modes=60, point_steps=1000),
         "full": dict(resolution=128, modes=32, patch=16, width=62, layers=4, samples=10_000, n_test=1000, steps=300_000, flow_steps=300_000, batch=16, lr=5e-4, lr_pixels=5e-4, field_modes=30, rough_modes=120, point_steps=5000),
     }  # fmt: skip
 
@@ -165,7 +167,7 @@ def periodic_coordinates(grid: Sequence[int], like: Tensor) -> Float[Tensor, "1 
     if not isinstance(grid, torch.Size) or 0 in grid:  # the shape of a tensor needs no look, which would tie a compiled network to one grid
         grid = check_sizes(grid, "grid")
     for axis, n in enumerate(grid):
-        phase = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
+        phase = torch.arange(n, dtype=torch.float32 if like.device.type == "mps" else torch.float64, device=like.device) * (2 * math.pi / n)
         shape = [n if a == axis else 1 for a in range(len(grid))]
         out += [phase.sin().view(shape).expand(*grid), phase.cos().view(shape).expand(*grid)]
     return torch.stack(out)[None].to(like)
@@ -331,12 +333,13 @@ class OperatorTransformer(PatchTransformer):
 
 
 def _answer(model: nn.Module, x: Tensor, name: str) -> Tensor:
-    """What a model makes of its input, or an error that names the argument in place of what came of it inside."""
+    """What a model makes of its input, or an error that names the argument in place of what came of it inside; faults of memory, a device or a compiler pass."""
     try:
         return model(x)
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        foreign = isinstance(error, RuntimeError) and type(error) not in (RuntimeError, NotImplementedError)  # torch says in these two what is wrong with shapes and dtypes
+        if foreign or recognise(type(error).__name__, str(error)) or re.search(r"(CUDA|cuDNN|HIP|NCCL|XPU|MPS)[\w ]* error|CU(DNN|BLAS|FFT|SOLVER|SPARSE)_|NVIDIA driver|nvrtc|Triton Error|INTERNAL ASSERT", str(error)):
+            raise
         raise (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}, of shape {tuple(x.shape)}, is refused by the model: {error}") from error
 
 
@@ -559,13 +562,13 @@ class UNet(nn.Module):
         u = check_field(u, self.c_in, 2, self.read.weight, "u")
         if u.shape[-1] % 2**self.depth or u.shape[-2] % 2**self.depth:
             raise ValueError(f"u has a grid of {tuple(u.shape[2:])} points; accepted: multiples of {2**self.depth}, which can be halved depth={self.depth} times")
-        h = self.down[0](torch.cat([u, periodic_coordinates(u.shape[2:], u).expand(len(u), -1, -1, -1)], 1))
+        h = _unchecked(self.down[0], torch.cat([u, periodic_coordinates(u.shape[2:], u).expand(len(u), -1, -1, -1)], 1))
         kept = []
         for i in range(self.depth):
             kept.append(h)
-            h = self.down[i + 1](self.pool[i](h))
+            h = _unchecked(self.down[i + 1], _unchecked(self.pool[i], h))
         for i in reversed(range(self.depth)):
-            h = self.join[i](torch.cat([kept[i], self.up[i](h)], 1))
+            h = _unchecked(self.join[i], torch.cat([kept[i], self.up[i](h)], 1))
         return self.read(h)
 
 

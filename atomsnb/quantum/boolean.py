@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..core.checks import check_int, check_number, check_same, check_tensor
+from ..core.checks import check_int, check_items, check_number, check_same, check_tensor
 from .statevector import Circuit, PauliString, basis_state
 
 # %% ../../nbs/quantum/boolean.ipynb #eda67206
@@ -200,7 +200,7 @@ def subset_majority(subset: Sequence[int], n_data: int, beta: float | None = Non
 def _subset(subset: Sequence[int], n_data: int) -> list[int]:
     """Different data qubits, in order."""
     n_data = check_int(n_data, "n_data", minimum=1)
-    chosen = sorted(check_int(j, "subset", minimum=0, maximum=n_data - 1) for j in subset)
+    chosen = sorted(check_int(j, "subset", minimum=0, maximum=n_data - 1) for j in check_items(subset, "subset", "data qubits"))
     if not chosen or len(set(chosen)) != len(chosen):
-        raise ValueError(f"subset is {tuple(subset)}; accepted: at least one data qubit, none twice")
+        raise ValueError(f"subset is {tuple(chosen)}; accepted: at least one data qubit, none twice")
     return chosen

@@ -104,7 +104,7 @@ CASES = [
     Case("quantum.qnn:QNN.product_form", lambda: {"self": qnn(), "theta": rand(4)}, {"theta": "sized rows"}),
     Case("quantum.qnn:ProductForm.__call__", lambda: {"self": qnn().product_form(), "bits": BITS}, {"bits": "bits of runs"}),
     losses("margin_loss"), losses("hinge_loss", gain="positive"), losses("cross_entropy_loss", gain="positive"), losses("categorical_error"),
-    Case("quantum.qnn:polyak_step", lambda: {"theta": rand(3), "loss": 0.4, "gradient": rand(3, seed=1), "rate": 0.5}, {"theta": "sized stack", "loss": "nonnegative", "gradient": "sized stack", "rate": "share"}, {"theta": "gradient"}),
+    Case("quantum.qnn:polyak_step", lambda: {"theta": rand(3), "loss": 0.4, "gradient": rand(3, seed=1), "rate": 0.5}, {"theta": "sized stack", "loss": "nonnegative", "gradient": "sized stack", "rate": "share + positive"}, {"theta": "gradient"}),
     Case("quantum.qnn:train_angles", lambda: {"value": lambda t: torch.sin(t @ (1.0 - 2 * BITS).T), "start": rand(2, 2), "counts": counts(2, 4, 2), "loss": "hinge", "gain": 2.0, "steps": 1, "lr": 0.1},
          {"start": "tensor", "counts": "sized + negative", "loss": "choice", "gain": "positive", "steps": "natural", "lr": "positive"}, {"start": "counts", "counts": "weight"}),
     Case("quantum.statevector:walsh", lambda: {"x": rand(3, 4)}, {"x": "sized rows"}),
