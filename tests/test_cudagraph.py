@@ -199,3 +199,11 @@ def test_optimisers_on_a_gpu_keep_their_numbers_there():
     assert group["capturable"] and group["lr"].device.type == "cuda"
     with pytest.raises(ValueError, match="capturable=True"):
         make_optimizer(lambda p: torch.optim.Adam(p, lr=0.1), model, None, record=True)
+
+
+def test_what_is_no_work_on_a_gpu_is_refused():
+    for wrong, said in ((lambda: room.record(torch.relu, (torch.zeros(2),)), "device is cpu"), (lambda: room.record(torch.relu, ()), "no tensor"), (lambda: room.aside(lambda: None, torch.device("cpu")), "device is cpu")):
+        with pytest.raises(ValueError, match=said):
+            wrong()
+    with pytest.raises(TypeError, match="update is a int"):
+        RecordedUpdate(3, torch.device("cpu"))

@@ -24,15 +24,22 @@ class Tape(NamedTuple):
     output: Any
 
 
-def recordable(device: torch.device) -> bool:
+def recordable(device: torch.device | str) -> bool:
     """Whether a device's work can be recorded: on NVIDIA GPUs.
 
     Parameters
     ----------
-    device : torch.device
+    device : torch.device or str
         Where the work is done.
     """
+    device = torch.device(device)
     return device.type == "cuda" and torch.version.cuda is not None
+
+
+def _refuse(device: torch.device | None) -> None:
+    """Say that a recording needs a GPU."""
+    if device is None or not recordable(device):
+        raise ValueError(f"{'held has no tensor' if device is None else f'the device is {device}'}; accepted: work on an NVIDIA GPU (see recordable)")
 
 
 def aside(fn: Callable[[], Any], device: torch.device) -> Any:
@@ -48,7 +55,13 @@ def aside(fn: Callable[[], Any], device: torch.device) -> Any:
     Returns
     -------
     What `fn` returned.
+
+    Raises
+    ------
+    ValueError
+        `device` is no NVIDIA GPU.
     """
+    _refuse(device)
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -78,8 +91,11 @@ def record(fn: Callable[..., Any], held: tuple[Any, ...], pool: Any = None) -> T
     ------
     RuntimeError
         From torch, if something in the work cannot be recorded.
+    ValueError
+        No tensor among the arguments, or not on an NVIDIA GPU.
     """
-    device = next(t.device for t in pytree.tree_leaves(held) if isinstance(t, Tensor))
+    device = next((t.device for t in pytree.tree_leaves(held) if isinstance(t, Tensor)), None)
+    _refuse(device)
     with torch.cuda.device(device):
         graph, draws = torch.cuda.CUDAGraph(), torch.cuda.default_generators[torch.cuda.current_device()]
         before, collecting = draws.clone_state(), gc.isenabled()
@@ -121,7 +137,9 @@ class RecordedUpdate:
     """
 
     def __init__(self, update: Callable[[Any], dict[str, Tensor]], device: torch.device) -> None:
-        self.update, self.device, self.pool = update, device, None
+        if not callable(update):
+            raise TypeError(f"update is a {type(update).__name__}; accepted: a callable")
+        self.update, self.device, self.pool = update, torch.device(device), None
         self.tapes: dict[str, Tape | None] = {}
 
     def __call__(self, batch: Any) -> dict[str, Tensor]:
