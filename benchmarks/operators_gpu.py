@@ -10,7 +10,7 @@ copy rate is that traffic over the time.
 Fourier neural operator. Forward, mean square error, backward and Adam, equal sizes and equal weights, outputs compared first; `compiled` is ours under torch.compile,
 `recorded` ours or the peer's through `core.cudagraph.RecordedUpdate`, which replays the update as one CUDA graph. Outputs are compared without, and times taken with,
 PyTorch's default of rounding the operands of convolutions (the peer has some) to ten bits.
-Small networks. An update through `core.train.fit` as it is and with record=True: the networks of the DeepONet notebook, three copies side by side, and how far the two runs end from one another.
+Small networks. An update through `core.train.fit` as it is and with record=True: the networks of the DeepONet notebook, three copies in one batch, one and three recurrent networks, and the errors that the runs end with.
 DeepONet. One step on 10,000 functions at 10,000 places. `whole` writes the 10^8 predictions; `parts` goes through the functions in pieces and adds up gradients; `merged` never forms the
 table: with S = A C (targets of rank r, as solutions of linear problems have) the sum of squares of B T' - S is a trace of small Gram matrices. That trace is a difference of large numbers: in float32 it loses digits as the loss falls;
 `cancellation` says how many, on targets that differ from the network's own table by a given share.
@@ -36,6 +36,7 @@ from nns2nos import equal_peer, stepper, twice
 from atomsnb.core.bench import ceilings, compare, save_result, synchronize
 from atomsnb.core.cudagraph import RecordedUpdate, recordable
 from atomsnb.operators.deeponet import DeepONet, MLPOperator, OperatorData, fit_operator, operator_error
+from atomsnb.operators.nets import SequenceOperator, SideBySide
 from atomsnb.operators.nns2nos import FNO
 from atomsnb.operators.pde import _admissible, navier_stokes, velocity
 from atomsnb.operators.fields import PeriodicField
@@ -131,13 +132,18 @@ def small_networks(functions: int, batch: int, steps: int, device: torch.device)
     pairs = torch.rand(3, functions, 1, generator=draw)
     whole_curves = OperatorData(u, y, torch.cat([torch.zeros(3, functions, 1), u.cumsum(2) / 100], 2), True)
     triples = OperatorData(u, pairs, (whole_curves.s.gather(2, (pairs * 100).long())).squeeze(2), False)
-    for name, make, data in (("DeepONet, triples", lambda: DeepONet(100, copies=3), triples), ("fully connected network, triples", lambda: MLPOperator(100, (40, 40, 40, 40), copies=3), triples), ("DeepONet, whole curves", lambda: DeepONet(100, copies=3), whole_curves)):
-        row: dict[str, Any] = {"network": name, "functions": functions, "batch": batch, "steps": steps, "us": {}, "error": {}}
+    sequences = OperatorData(u[0, :1000], torch.linspace(0, 1, 100)[:, None], u[0, :1000].cumsum(1) / 100, True)
+    jobs = [("DeepONet, triples", lambda: DeepONet(100, copies=3), triples, steps), ("fully connected network, triples", lambda: MLPOperator(100, (40, 40, 40, 40), copies=3), triples, steps),
+            ("DeepONet, whole curves", lambda: DeepONet(100, copies=3), whole_curves, steps), ("recurrent network", lambda: SequenceOperator(100, 100), sequences, max(10, steps // 10)),
+            ("three recurrent networks side by side", lambda: SideBySide(*[SequenceOperator(100, 100, seed=s) for s in range(3)]), sequences, max(10, steps // 10))]
+    for name, make, data, count in jobs:
+        first = count // 5
+        row: dict[str, Any] = {"network": name, "functions": data.u.shape[-2], "batch": min(batch, data.u.shape[-2]), "steps": count, "us": {}, "error": {}}
         for kind, record in (("as it is", False), ("recorded", True)):
             net, seen = make(), []
-            clock = lambda model, step: seen.append(time.perf_counter()) if step in (steps // 5, steps - 1) and not synchronize(device) else None  # noqa: B023, E731
-            fit_operator(net, data, steps=steps, batch=batch, lr=1e-3, device=device, record=record, callbacks=[clock], progress=False, log_every=steps)
-            row["us"][kind] = 1e6 * (seen[1] - seen[0]) / (steps - 1 - steps // 5)
+            clock = lambda model, step, seen=seen, marks=(first, count - 1): seen.append(time.perf_counter()) if step in marks and not synchronize(device) else None  # noqa: E731
+            fit_operator(net, data, steps=count, batch=batch, lr=1e-3, device=device, record=record, callbacks=[clock], progress=False, log_every=count)
+            row["us"][kind] = 1e6 * (seen[1] - seen[0]) / (count - 1 - first)
             row["error"][kind] = operator_error(net, data).tolist()
         row["ratio"] = row["us"]["as it is"] / row["us"]["recorded"]
         rows.append(row)

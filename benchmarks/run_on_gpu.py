@@ -19,7 +19,8 @@ The whole for the atoms notebook, whose transformer need not travel: `--activati
 
 Run the second from a checkout whose commit is the one to be named (or set ATOMSNB_COMMIT to it where git is absent): a ledger of a tree with
 uncommitted changes says so. --time prints the CPU seconds of the slowest cells, whatever else the machine is doing. A run that fails, or that is ended
-by Ctrl-C or a limit of time (`timeout`), leaves what it had measured in claims-cut.json.
+by Ctrl-C or a limit of time (`timeout`), leaves what it had measured in claims-cut.json; `--merge FILE` puts those records, each with the code and commit that
+measured it, in the place of the committed ones and leaves the others as they are.
 """
 import argparse
 import ast
@@ -92,6 +93,19 @@ def execute(notebook: Path, parameters: dict) -> list:
     return spent
 
 
+def merge(cut: Path) -> None:
+    """Put the records of a ledger into the committed one of the same paper and scale."""
+    from atomsnb.core.ledger import committed, load_ledger
+
+    new = load_ledger(cut)
+    target = committed(new.paper, new.scale)
+    old = load_ledger(target) if target.exists() else new
+    old.claims |= {key: new.claims[key] for key in new.records}
+    old.records |= new.records
+    old.save(target)
+    print(f"{target.name}: {len(new.records)} of {len(old.records)} records from {cut.name}")
+
+
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("notebook", type=Path, nargs="?", help="without it nothing runs")
@@ -99,8 +113,12 @@ def main() -> None:
     ap.add_argument("--out", type=Path, default=None, help="folder of the ledger and of saved results; without it nothing is written")
     ap.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting; may be repeated")
     ap.add_argument("--activations", type=Path, default=None, help="write the activations that the atoms notebook would read to this file, and stop")
+    ap.add_argument("--merge", type=Path, metavar="FILE", help="put the records of a claims.json or claims-cut.json into the committed ledger, and stop")
     ap.add_argument("--time", action="store_true", help="print the CPU seconds of the slowest cells")
     a = ap.parse_args()
+    if a.merge is not None:
+        sys.path.insert(0, str(ROOT))
+        return merge(a.merge)
     if a.notebook is None:
         return ap.print_help()
     for pair in a.set:

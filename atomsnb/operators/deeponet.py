@@ -94,7 +94,7 @@ class DeepONetConfig(Config):
     PRESETS: ClassVar[dict[str, dict]] = {
         "cpu": {},
         "gpu": dict(n_triples=10_000, n_test=2000, steps=50_000, batch=2000, n_aligned=4000, points=101, aligned_steps=10_000, antiderivative_steps=50_000, aligned_batch=500, horizons=(1, 2, 3, 4, 5, 6, 8, 10),
-                    sizes=(50, 100, 200, 400, 800, 1600, 3200, 6400), counts=(2, 3, 4, 6, 10, 20, 50, 100), dr_functions=1000, dr_points=1000, dr_steps=100_000, sequence_steps=50_000),
+                    sizes=(50, 100, 200, 400, 800, 1600, 3200, 6400), counts=(2, 3, 4, 6, 10, 20, 50, 100), dr_functions=1000, dr_points=1000, dr_steps=100_000),
         "full": dict(seeds=10, n_triples=10_000, n_test=100_000, steps=50_000, batch=10_000, lr=1e-3, triples_lr=1e-3, n_aligned=10_000, points=101, aligned_steps=50_000, antiderivative_steps=50_000, aligned_batch=1000, horizons=(1, 2, 3, 4, 5, 6, 7, 8, 9, 10),
                      sizes=(50, 100, 200, 400, 800, 1600, 3200, 6400, 12_800), counts=(2, 3, 4, 6, 10, 20, 50, 100, 200), dr_functions=1000, dr_points=1000, dr_steps=100_000, sequence_steps=50_000),
     }  # fmt: skip

@@ -83,7 +83,7 @@ class NNs2NOsConfig(Config):
 
     PRESETS: ClassVar[dict[str, dict]] = {
         "cpu": {},
-        "gpu": dict(resolution=64, modes=12, patch=4, width=32, layers=4, samples=1000, n_test=50, steps=2000, flow_steps=2000, batch=16, lr=2e-3, lr_pixels=1e-3, field_modes=14, rough_modes=60, point_steps=1000),
+        "gpu": dict(resolution=64, modes=12, patch=4, width=32, layers=4, samples=1000, n_test=50, steps=1200, flow_steps=1200, batch=16, lr=2e-3, lr_pixels=1e-3, field_modes=14, rough_modes=60, point_steps=1000),
         "full": dict(resolution=128, modes=32, patch=16, width=62, layers=4, samples=10_000, n_test=1000, steps=300_000, flow_steps=300_000, batch=16, lr=5e-4, lr_pixels=5e-4, field_modes=30, rough_modes=120, point_steps=5000),
     }  # fmt: skip
 
