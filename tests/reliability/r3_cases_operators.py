@@ -19,7 +19,7 @@ from atomsnb.operators.deeponet import DeepONet, FourierFeatures, OperatorData, 
 from atomsnb.operators.dynamics import linear_system
 from atomsnb.operators.fields import ChebyshevField, ChebyshevSpace, GaussianRandomField, PeriodicField, SplineField
 from atomsnb.operators.limits import ridge
-from atomsnb.operators.nets import MLPOperator, ParallelMLP, ResNetOperator, SequenceOperator
+from atomsnb.operators.nets import MLPOperator, ParallelMLP, ResNetOperator, SequenceOperator, SideBySide
 from atomsnb.operators.nns2nos import FNO, Interpolated, NeighbourMean, OperatorTransformer, OperatorUNet, PatchTransformer, UNet
 
 
@@ -111,6 +111,7 @@ CASES = [
     Case("operators.nets:SequenceOperator", lambda: {"sensors": 3, "outputs": 2}, {"sensors": "count", "outputs": "count", "hidden": "count", "seed": "natural"}),
     method(SequenceOperator(3, 2), "forward", {"u": rand(5, 3)}, {"u": "sized"}),
     method(SequenceOperator(3, 2), "grid", {"u": rand(5, 3), "y": grid(2, 1)}, {"u": "sized", "y": "tensor"}),
+    method(SideBySide(SequenceOperator(3, 2), SequenceOperator(3, 2, seed=1)), "grid", {"u": rand(5, 3), "y": grid(2, 1)}, {"u": "sized", "y": "tensor"}),
     Case("operators.nets:relative_l2", lambda: {"predicted": rand(3, 4), "target": rand(3, 4, seed=1)}, {"predicted": "sized", "target": "sized"}),
     Case("operators.nets:trimmed_mse", lambda: {"error": rand(3, 4)}, {"error": "tensor", "fraction": "share"}, allowed={"error": {"wrong rank": "any shape"}}),
     # DeepONet; the settings of one loop are checked alike, so that one or two of each loop stand for all
