@@ -28,6 +28,10 @@ $(VENV)/.lab: $(VENV)/.demo
 	@echo "==> install: JupyterLab"
 	@$(PIP) install -c constraints.txt -e '.[data,models,lab]' && touch $@
 
+# JupyterLab asks its home for news and new versions unless it is told not to
+$(VENV)/etc/jupyter/labconfig/page_config.json: | $(VENV)/.lab
+	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements"
+
 $(VENV)/.dev: settings.ini setup.py constraints.txt | $(PY)
 	@echo "==> install: everything the gate needs (constrained by constraints.txt)"
 	@$(PIP) install -c constraints.txt -e '.[dev]' && touch $@ $(VENV)/.demo $(VENV)/.lab
@@ -39,7 +43,7 @@ demo: $(VENV)/.demo ## fresh machine to the first paper: runs the atoms notebook
 test: $(VENV)/.dev ## fresh machine to the whole gate; ends with `N passed, N failed`
 	@$(PY) tests/gate.py
 
-lab: $(VENV)/.lab  ## JupyterLab on the first notebook
+lab: $(VENV)/.lab $(VENV)/etc/jupyter/labconfig/page_config.json  ## JupyterLab on the first notebook
 	@$(BIN)/jupyter lab nbs/representation/atoms.ipynb
 
 docs: $(VENV)/.dev ## the Quarto site in _docs (needs quarto on PATH); any Quarto warning fails
