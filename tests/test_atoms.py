@@ -98,6 +98,13 @@ def test_a_lone_sparsest_sample_decides_where_the_quantiles_cross():
     assert (report.q_star, report.k_q) == (0.0, 1)
 
 
+def test_denser_samples_must_reach_beyond_the_quantile_of_sparser_ones():
+    """Three of five samples have one atom: the level of two begins at quantile 2 / 4, and overlaps that carry it to 0.45 only do not take the crossing there; 0.55 would."""
+    counts = torch.tensor([1, 1, 1, 2, 2])
+    assert atoms._crossing(counts, lambda t: 1.0 if t == 1 else 0.45) == (0.5, 1)
+    assert atoms._crossing(counts, lambda t: 1.0 if t == 1 else 0.55) == (0.55, 2)
+
+
 def test_on_a_line_there_are_no_random_directions_to_compare_with():
     assert stability(torch.tensor([[1.0, -2.0, 3.0]]), torch.tensor([1, 1, 2])).random_baseline == 0.0
 
@@ -209,6 +216,18 @@ def test_the_overlap_at_q_star_is_the_largest_below_the_window(K):
     assert abs(streamed.q_star - exact.q_star) < 1e-6 and abs(streamed.mu_q - max(below)) <= 1 / 4096
 
 
+def test_the_index_of_the_quantile_survives_rounding():
+    """Thirty of 36 overlaps lie below 1 / 3. (29 / 35) * 35 is above 29 in floating point, and the overlap at q* must not become the thirty-first for it."""
+    assert (29 / 35) * 35 > 29
+    gram, large = torch.eye(9, dtype=torch.float64), [(0, 1), (2, 3), (4, 5), (6, 7), (1, 2), (5, 6)]
+    small = iter(range(1, 31))
+    for i in range(9):
+        for j in range(i):
+            gram[i, j] = gram[j, i] = 0.36 if (j, i) in large else next(small) / 1000
+    report = stability(torch.linalg.cholesky(gram).T, torch.full((5,), 2))
+    assert abs(report.q_star - 29 / 35) < 1e-12 and abs(report.mu_q - 0.03) < 1e-12
+
+
 def test_up_to_4096_atoms_all_overlaps_are_held():
     D = gaussian(3, 4097)
     assert [stability(D[:, :n], torch.ones(2)).method for n in (4096, 4097)] == ["exact", "streamed"]
@@ -307,6 +326,35 @@ def test_refit_survives_duplicates_and_empty_supports():
     x = torch.tensor([[1.0, 0.0, 0.0], [0.1, 0.1, 0.1]])
     codes = model.refit_support(x)
     assert torch.allclose(model.decode(codes), torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]), atol=1e-6)
+
+
+def test_the_refit_is_least_squares_on_supports_of_every_size():
+    D = near_orthogonal_dictionary(6, 9, seed=1)
+    model = ThresholdSAE.from_dictionary(D.double(), 0.4)
+    codes = torch.zeros(40, 9, dtype=torch.float64)
+    for row, code in enumerate(codes):
+        code[torch.randperm(9, generator=torch.Generator().manual_seed(row))[: row % 4]] = 1.5
+    x = codes @ D.double().T + 0.05 * gaussian(40, 6)
+    on, found = model.transform(x) > 0, model.refit_support(x)
+    assert len(on.sum(1).unique()) >= 4
+    for row in range(40):
+        chosen = on[row].nonzero()[:, 0]
+        expected = torch.zeros(9, dtype=torch.float64)
+        if len(chosen):
+            expected[chosen] = torch.linalg.lstsq(D.double()[:, chosen], x[row]).solution
+        assert torch.allclose(found[row], expected, atol=1e-8)
+
+
+def test_cells_of_a_grid_hold_the_scores_of_their_models():
+    world = planted_atoms(12, 20, 2, 300, seed=0)
+    model = ThresholdSAE(12, 20, copies=2).fit(world.acts[:200], l0=2, steps=30, batch_size=50, lr=1e-2, **QUIET)
+    cells = atoms._cells(model, [100, 200], [0, 1], world.acts[:200], world.acts[200:], None)
+    for cell, single, rows in zip(cells, model.unbind(), (100, 200)):
+        active = single.transform(world.acts[:rows])
+        report = stability(single.dictionary, (active > 0).sum(1))
+        assert (cell.q_star, cell.q_random) == (report.q_star, report.random_baseline)
+        assert abs(cell.train - faithfulness(world.acts[:rows], single.decode(active).detach())) < 1e-12
+        assert abs(cell.l0 - float((single.transform(world.acts[200:]) > 0).sum(1).double().mean())) < 1e-12 and math.isnan(cell.recovered)
 
 
 # ------------------------------------------------------------------------------------------------ training

@@ -368,6 +368,16 @@ def test_equal_weights_give_deepxde_s_numbers():
 
 
 # ------------------------------------------------------------------------------------------------ closed form
+def test_a_constraint_sees_the_places_of_its_own_copy():
+    net = DeepONet(5, dim_y=2, copies=2, constraint=HardConstraint(lambda y: 1 + y[..., 0], lambda y: y[..., 1] - 2))
+    u, y = rand(2, 7, 5), rand(2, 7, 2)
+    together, table = net(u, y), net.grid(u, y)
+    for i in range(2):
+        alone = take_copy(net, i)
+        assert torch.allclose(together[i], alone(u[i], y[i]), atol=1e-6) and torch.allclose(table[i], alone.grid(u[i], y[i]), atol=1e-6)
+        assert torch.allclose(table[i].diagonal(), together[i], atol=1e-6)
+
+
 @pytest.mark.parametrize("constraint", [None, HardConstraint(lambda y: 1 + y[..., 0], lambda y: y[..., 0] - 2)])
 def test_the_refit_is_a_minimum_in_the_last_branch_layer(constraint):
     data = dynamics_data(linear_system(), GaussianRandomField(0.4), 100, sensors(10), points=9, seed=1, dtype=torch.float64)

@@ -459,6 +459,11 @@ def test_delaunay_weights_are_exact_for_linear_functions():
     close(torch.stack([w.sum(), w @ x[:, 0], w @ x[:, 1]]), torch.tensor([1.0, 0.5, 0.5], dtype=torch.float64), 1e-13)
 
 
+def test_the_blocks_of_a_transformer_begin_with_different_weights():
+    one, two = (list(block.parameters()) for block in PatchTransformer(1, 1, 16, 4, 2, resolution=16).blocks)
+    assert all(not torch.equal(p, q) for p, q in zip(one, two) if p.ndim > 1)
+
+
 @pytest.mark.parametrize("make", [lambda: UNet(1, 1, 4), lambda: UNet(2, 1, 4, 1), lambda: PatchTransformer(1, 1, 16, 4, 2, resolution=16, patch=4), lambda: PatchTransformer(1, 2, 16, 2, 1, resolution=16, patch=2)])
 def test_conversion_keeps_the_function_on_the_training_grid_and_the_weights(make):
     net = make()
