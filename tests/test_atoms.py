@@ -1,4 +1,5 @@
 """Laws of the atoms paper: inner product, both scores, the theorem's window, training, studies, bad inputs."""
+import importlib.util
 import json
 import math
 import subprocess
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from atomsnb.core import ledger
 from atomsnb.models.activations import ActivationData, load_activations, read_activations
 from atomsnb.nn.frames import coherence, near_orthogonal_dictionary, planted_atoms, unit_atoms
 from atomsnb.representation import atoms
@@ -532,3 +534,23 @@ def test_a_notebook_runs_without_jupyter_with_its_parameters_set(tmp_path):
     cells[2] = ("1 / 0", [])
     notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": source, "metadata": {"tags": tags}} for source, tags in cells]}))
     assert subprocess.run(command, capture_output=True, timeout=120).returncode == 1  # a cell that fails ends the run
+
+
+def test_records_of_an_interrupted_run_take_the_place_of_older_ones(tmp_path, monkeypatch):
+    """The cut ledger's records are put in, each as it was measured; the others stay as they are."""
+    spec = importlib.util.spec_from_file_location("run_on_gpu", Path(__file__).parents[1] / "benchmarks" / "run_on_gpu.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    source = json.loads((Path(__file__).parents[1] / "claims" / "cpu" / "representation.atoms.json").read_text())
+    target, cut = tmp_path / "claims" / "cpu" / "representation.atoms.json", tmp_path / "claims-cut.json"
+    target.parent.mkdir(parents=True)
+    target.write_text(json.dumps(source))
+    newer = {**source, "records": [{**source["records"][0], "commit": "f" * 40}]}
+    cut.write_text(json.dumps(newer))
+    monkeypatch.setattr(ledger, "repo_root", lambda: tmp_path)
+    program.merge(cut)
+    after = {r["claim_id"]: r for r in json.loads(target.read_text())["records"]}
+    before = {r["claim_id"]: r for r in source["records"]}
+    first = source["records"][0]["claim_id"]
+    assert after.keys() == before.keys() and after[first]["commit"] == "f" * 40
+    assert all(after[key] == before[key] for key in before if key != first)

@@ -167,7 +167,6 @@ def test_graphs_train_as_launches_do(options):
 
 @gpu
 def test_dropout_draws_anew_at_every_replay():
-    seen = []
     fn = lambda m, b, s: {"loss": (m(b[0]) - b[1]).square().mean(), "mask": (nn.functional.dropout(torch.ones(64, device="cuda"), 0.5) * torch.arange(64, device="cuda")).sum()}  # noqa: E731
     history = run(network(), "cuda", loss_fn=fn, record=True, log_every=1)
     seen = history.losses["mask"].tolist()
